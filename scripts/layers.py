@@ -1,0 +1,211 @@
+"""Run the layers of tests that this machine can carry, and say which ran, which did not, and why.
+
+    python scripts/layers.py [LAYER ...] [-- PYTEST ARGUMENTS]
+
+All layers go through one pytest process (its children are measured too). pytest's closing lines are held back until
+the coverage and the layers have been printed, so that they are what a log ends with. With CI=true a layer that
+cannot run is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+CORE_LEAST: Final = 100
+WHOLE_LEAST: Final = 90
+# From here on a line of pytest's is one of its closing lines: the list of what did not pass, and the last line.
+CLOSING: Final = re.compile(r"=+ (short test summary info|(\d+|no) \S.* in [\d.]+s.*) =+")
+COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One folder of tests, and what it needs of the machine."""
+
+    name: str
+    what: str
+    missing: Callable[[], str | None] = field(default=lambda: None)
+    """Installs what it may; says in words what is still missing, or None."""
+    measured: bool = True
+    """The coverage gates hold only where every measured layer ran."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its tests are."""
+        return ROOT / "tests" / self.name
+
+
+def missing_tools(packages: dict[str, str]) -> str | None:
+    """Install what is not there of {command: Debian package}, when we may; name what is still missing."""
+    absent = [command for command in packages if shutil.which(command) is None]
+    if not absent:
+        return None
+    names = sorted({packages[command] for command in absent})
+    subprocess.run(["sh", str(ROOT / "scripts" / "apt.sh"), *names], check=False)
+    still = [command for command in absent if shutil.which(command) is None]
+    return f"{', '.join(still)} not found: apt-get install {' '.join(names)}" if still else None
+
+
+LAYERS: Final = (
+    Layer("unit", "pure functions, arrays and modules on their own"),
+    Layer(
+        "local",
+        "real worker processes on this machine",
+        missing=lambda: missing_tools({"tar": "tar", "bsdtar": "libarchive-tools"}),
+    ),
+)
+
+
+def core_files() -> list[str]:
+    """The pure core, as the import contracts name it: the contract package and the worker's pure modules."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = {one["id"]: one for one in project["tool"]["importlinter"]["contracts"]}
+    modules = [module.split(".") for module in contracts["pure-core"]["source_modules"]]
+    return [
+        "api/dsort_api/*",
+        *(f"{package.removeprefix('dsort_')}/{package}/{name}.py" for package, name in modules),
+    ]
+
+
+def run_pytest(folders: list[str], *, report: Path, extra: list[str]) -> tuple[int, list[str]]:
+    """Run pytest under coverage; pass its lines on as they come, and return its exit code and its closing lines."""
+    command = [
+        sys.executable,
+        "-m",
+        "coverage",
+        "run",
+        "-m",
+        "pytest",
+        f"--junitxml={report}",
+        *folders,
+        *extra,
+    ]
+    if sys.stdout.isatty():
+        command.append("--color=yes")
+    closing: list[str] = []
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, errors="replace") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if closing or CLOSING.fullmatch(COLOURS.sub("", line).strip()):
+                closing.append(line)
+            else:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+    return process.returncode, closing
+
+
+def outcomes(report: Path) -> dict[str, Counter[str]]:
+    """What became of the tests, by layer, from pytest's own report."""
+    counts: dict[str, Counter[str]] = {}
+    if not report.exists():
+        return counts
+    for case in ET.parse(report).getroot().iter("testcase"):
+        parts = case.get("classname", "").split(".")
+        layer = parts[1] if parts[0] == "tests" and len(parts) > 1 else parts[0]
+        outcome = next(
+            (child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed"
+        )
+        counts.setdefault(layer, Counter())[outcome] += 1
+        counts[layer]["milliseconds"] += round(1000 * float(case.get("time", "0")))
+    return counts
+
+
+def coverage(*arguments: str) -> int:
+    """Run one command of coverage, its output passed on."""
+    return subprocess.run([sys.executable, "-m", "coverage", *arguments], cwd=ROOT, check=False).returncode
+
+
+def gates() -> list[str]:
+    """Combine what every process recorded, print it, and say which gate does not hold."""
+    failures = []
+    coverage("combine", "--quiet")
+    print(f"\ncoverage of the whole, at least {WHOLE_LEAST} %", flush=True)
+    if coverage("report", f"--fail-under={WHOLE_LEAST}"):
+        failures.append(f"coverage of the whole is under {WHOLE_LEAST} %")
+    print(f"\ncoverage of the pure core, {CORE_LEAST} %", flush=True)
+    if coverage("report", f"--include={','.join(core_files())}", f"--fail-under={CORE_LEAST}"):
+        failures.append(f"coverage of the pure core is under {CORE_LEAST} %")
+    return failures
+
+
+def main() -> int:
+    """Choose the layers, run them, and end with pytest's own words."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "layers", nargs="*", help=f"of {', '.join(one.name for one in LAYERS)} (default: all)"
+    )
+    arguments, extra = sys.argv[1:], []
+    if "--" in arguments:
+        cut = arguments.index("--")
+        arguments, extra = arguments[:cut], arguments[cut + 1 :]
+    asked = parser.parse_args(arguments).layers
+    if unknown := set(asked) - {one.name for one in LAYERS}:
+        parser.error(f"no such layer: {', '.join(sorted(unknown))}")
+
+    began = time.monotonic()
+    why_not: dict[str, str] = {}
+    chosen = []
+    for layer in LAYERS:
+        if asked and layer.name not in asked:
+            why_not[layer.name] = "not asked for"
+        elif not layer.folder.is_dir():
+            why_not[layer.name] = f"{layer.folder.relative_to(ROOT)} is not there"
+        elif reason := layer.missing():
+            why_not[layer.name] = reason
+        else:
+            chosen.append(layer)
+
+    scratch = Path(os.environ.setdefault("COVERAGE_FILE", str(ROOT / ".coverage"))).parent
+    scratch.mkdir(parents=True, exist_ok=True)
+    report = scratch / "junit.xml"
+    report.unlink(missing_ok=True)
+    coverage("erase")
+    folders = [str(layer.folder.relative_to(ROOT)) for layer in chosen]
+    code, closing = run_pytest(folders, report=report, extra=extra) if chosen else (1, [])
+
+    failures = []
+    if all(layer in chosen for layer in LAYERS if layer.measured) and not extra:
+        failures += gates()
+    else:
+        print("\ncoverage: no gates, because not every layer ran whole")
+
+    counts = outcomes(report)
+    print(f"\nlayers ({time.monotonic() - began:.0f} s in all)")
+    for layer in LAYERS:
+        if layer.name in why_not:
+            print(f"  {layer.name:<10} did not run: {why_not[layer.name]}")
+            if os.environ.get("CI") == "true" and not asked:
+                failures.append(f"layer {layer.name} did not run: {why_not[layer.name]}")
+        else:
+            count = counts.get(layer.name, Counter())
+            seconds = count.pop("milliseconds", 0) / 1000
+            words = (
+                ", ".join(f"{number} {outcome}" for outcome, number in sorted(count.items())) or "no tests"
+            )
+            print(f"  {layer.name:<10} ran: {words} in {seconds:.1f} s ({layer.what})")
+    for failure in failures:
+        print(f"error: {failure}")
+    print()
+    sys.stdout.write("".join(closing))
+    sys.stdout.flush()
+    return code or bool(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
