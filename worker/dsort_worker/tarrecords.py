@@ -1,0 +1,295 @@
+"""From the members of a shard to its records: who belongs together, who is left out, and the slices of each record.
+
+Members come in batches, in the order of the archive, each with the hashes of its name and of its record key. Most shards
+hold every record in one run of neighbours and no name twice: there the runs are the records, which the hashes prove
+(different hashes: different names). Whatever is not so (a key in several runs, a name twice, a hard link) is decided by the
+names themselves, which are read again: no shard ever has all its names in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dsort_worker.rows import U8, U32, U64, Index, packed_keys
+from dsort_worker.tarhash import hash_names
+from dsort_worker.tarheaders import key_length
+from dsort_worker.tarmember import Kind, Member
+
+Bools = npt.NDArray[np.bool_]
+_EVERY: Final = 1024
+
+
+class ScanCancelled(Exception):
+    """The scan was told to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Members that may be carried, in the order of the archive.
+
+    start, length: u4[n] blocks, extension headers included. key_hash, name_hash: u8[n]. same: bool[n], whether the key is,
+    byte for byte, that of the member before (of the batch before, for the first). keys, key_lengths: the packed keys of
+    the members that are not `same`; both empty where nobody wants them.
+    """
+
+    start: U32
+    length: U32
+    key_hash: U64
+    name_hash: U64
+    same: Bools
+    keys: U8
+    key_lengths: U32
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A member that is not carried: at which block it starts, its name, and why. kind: the field of spec.records."""
+
+    kind: str
+    start: int
+    name: bytes
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of a shard, in order of place: the columns of ShardIndex, and what was left out in making them."""
+
+    offset: U32
+    length: U32
+    slices: U32
+    members: U32
+    key_hash: U64
+    extra: U32
+    keys: U8
+    key_lengths: U32
+    left_out: list[LeftOut]
+    emptied: int
+    """Records that lost all their members, those of `lost_keys` included."""
+
+
+@dataclass(slots=True)
+class MemberLog:
+    """All members of a shard that may be carried; some ten bytes each."""
+
+    batches: list[Batch] = field(default_factory=list)
+    links: list[int] = field(default_factory=list)
+    """Which of the members are hard links, by number."""
+    count: int = 0
+
+    def add(self, batch: Batch, links: Sequence[int] = ()) -> None:
+        """Take the next members. links: which of them are hard links, by number in the batch."""
+        self.links.extend(self.count + link for link in links)
+        self.batches.append(batch)
+        self.count += len(batch.start)
+
+    def join(self) -> Batch:
+        """All members as one batch; the log is empty afterwards."""
+        batches, self.batches = self.batches, []
+        if len(batches) == 1:
+            return batches[0]
+        return Batch(
+            *(
+                np.concatenate([np.empty(0, dtype), *(getattr(batch, name) for batch in batches)])
+                for name, dtype in _COLUMNS.items()
+            )
+        )
+
+
+_COLUMNS: Final = {
+    "start": np.uint32,
+    "length": np.uint32,
+    "key_hash": np.uint64,
+    "name_hash": np.uint64,
+    "same": np.bool_,
+    "keys": np.uint8,
+    "key_lengths": np.uint32,
+}
+
+
+def assemble(
+    log: MemberLog,
+    *,
+    lost_keys: set[bytes],
+    read: Callable[[int], Member],
+    cancelled: Callable[[], bool],
+) -> Records:
+    """Make the records of a shard.
+
+    lost_keys: the keys of members that were left out already (their records may have no other). read(block): the member that starts there, read again.
+    Raises ScanCancelled.
+    """
+    members = log.join()
+    run_starts = np.flatnonzero(~members.same)
+    run = np.cumsum(~members.same) - 1
+    suspects = _suspects(members, run_starts, log.links)
+    # place[i]: the number of the first kept member of i's record, or -1 where i is left out.
+    place = run_starts[run]
+    left_out: list[LeftOut] = []
+    lost = set(lost_keys)
+    order: Index | None = None
+    if len(suspects):
+        for step, group in enumerate(_groups(members.key_hash, suspects)):
+            if step % _EVERY == 0 and cancelled():
+                raise ScanCancelled
+            _decide(group, [read(block) for block in members.start[group].tolist()], place, left_out, lost)
+        order = np.argsort(place, kind="stable")
+        order = order[np.searchsorted(place[order], 0) :]
+    start = (members.start if order is None else members.start[order]).astype(np.int64)
+    length = (members.length if order is None else members.length[order]).astype(np.int64)
+    places = place if order is None else place[order]
+    first = np.ones(len(start), dtype=bool)
+    first[1:] = places[1:] != places[:-1]
+    heads = np.flatnonzero(first)
+    head_members = heads if order is None else order[heads]
+    offset, sizes, slices, extra = _slices(start, length, first, heads)
+    keys, key_lengths = members.keys, members.key_lengths
+    if order is not None and len(key_lengths):
+        ends = np.cumsum(key_lengths, dtype=np.int64)
+        keys = packed_keys(keys, np.concatenate([[0], ends]), run[head_members])
+        key_lengths = key_lengths[run[head_members]]
+    key_hash = members.key_hash[head_members]
+    return Records(
+        offset=offset,
+        length=sizes,
+        slices=slices,
+        members=np.diff(heads, append=len(start)).astype(np.uint32),
+        key_hash=key_hash,
+        extra=extra,
+        keys=keys,
+        key_lengths=key_lengths,
+        left_out=left_out,
+        emptied=_emptied(lost, key_hash, members.start[head_members], read),
+    )
+
+
+def _suspects(members: Batch, run_starts: Index, links: list[int]) -> U64:
+    """The key hashes, ascending, of all records that the hashes alone do not settle."""
+    runs = np.sort(members.key_hash[run_starts])
+    names = np.sort(members.name_hash)
+    again: U64 = runs[1:][runs[1:] == runs[:-1]]
+    twice = names[1:][names[1:] == names[:-1]]
+    if not (len(again) or len(twice) or links):
+        return again
+    doubtful = members.key_hash[np.isin(members.name_hash, twice)]
+    return np.unique(np.concatenate([again, doubtful, members.key_hash[links]]))
+
+
+def _groups(key_hash: U64, suspects: U64) -> Iterator[Index]:
+    """The numbers of the members of each suspect hash, ascending within a group."""
+    numbers = np.flatnonzero(np.isin(key_hash, suspects))
+    numbers = numbers[np.argsort(key_hash[numbers], kind="stable")]
+    hashes = key_hash[numbers]
+    borders = np.flatnonzero(hashes[1:] != hashes[:-1]) + 1
+    return iter(np.split(numbers, borders))
+
+
+def _decide(
+    group: Index, found: Sequence[Member], place: Index, left_out: list[LeftOut], lost: set[bytes]
+) -> None:
+    """Settle the members `group` (of one key hash), which were read again as `found`."""
+    records: dict[bytes, list[int]] = {}
+    for index, member in enumerate(found):
+        records.setdefault(member.name[: key_length(member.name)], []).append(index)
+    for key, record in records.items():
+        members = [found[index] for index in record]
+        kept, unsupported = settle(members)
+        for index, member in enumerate(members):
+            number = int(group[record[index]])
+            if index in kept:
+                place[number] = int(group[record[min(kept)]])
+                continue
+            place[number] = -1
+            if index in unsupported:
+                detail = f"a hard link whose target {_shown(member.link)} is not kept before it in its record"
+                left_out.append(LeftOut("unsupported", member.start, member.name, detail))
+            else:
+                detail = "the same path stands in the shard again; the last copy is kept"
+                left_out.append(LeftOut("duplicates", member.start, member.name, detail))
+        if not kept:
+            lost.add(key)
+
+
+def settle(members: Sequence[Member]) -> tuple[set[int], set[int]]:
+    """Which members of one record are kept, and which hard links are unsupported (the others are duplicates): numbers.
+
+    Of equal names the last one stays. A hard link needs a kept target before it, or it is left out as if it had not been
+    there: then it takes no earlier copy's place either.
+    """
+    linked = [index for index, member in enumerate(members) if member.kind is Kind.LINK]
+    alive = list(range(len(members)))
+    unsupported: set[int] = set()
+    if linked:
+        # First the links that no choice of copies could satisfy, so that they displace nothing.
+        alive = _satisfied(members, alive, unsupported)
+    while True:
+        last = {members[index].name: index for index in alive}
+        kept = sorted(last.values())
+        satisfied = _satisfied(members, kept, unsupported) if linked else kept
+        if len(satisfied) == len(kept):
+            return set(kept), unsupported
+        alive = [index for index in alive if index not in unsupported]
+
+
+def _satisfied(members: Sequence[Member], chosen: list[int], unsupported: set[int]) -> list[int]:
+    """Those of `chosen` that are no hard links or have their target before them; the others join `unsupported`."""
+    names: set[bytes] = set()
+    result: list[int] = []
+    for index in chosen:
+        member = members[index]
+        if member.kind is Kind.LINK and (member.link not in names or member.link == member.name):
+            unsupported.add(index)
+        else:
+            names.add(member.name)
+            result.append(index)
+    return result
+
+
+def _slices(start: Index, length: Index, first: Bools, heads: Index) -> tuple[U32, U32, U32, U32]:
+    """Offset, length and slices of each record, and the extra pairs. Neighbours in the file make one slice."""
+    if not len(heads):
+        none = np.empty(0, dtype=np.uint32)
+        return none, none, none, none.reshape(0, 2)
+    piece = first.copy()
+    piece[1:] |= start[1:] != start[:-1] + length[:-1]
+    pieces = np.flatnonzero(piece)
+    ends = start + length
+    last = np.append(pieces[1:], len(start)) - 1
+    pairs = np.stack([start[pieces], ends[last] - start[pieces]], axis=1).astype(np.uint32)
+    record = np.cumsum(first)[pieces] - 1
+    slices = np.bincount(record, minlength=len(heads))
+    head_pieces = np.searchsorted(pieces, heads)
+    offset = pairs[head_pieces, 0].copy()
+    sizes = np.add.reduceat(length, heads)
+    several = slices > 1
+    if not several.any():
+        return offset, sizes.astype(np.uint32), slices.astype(np.uint32), np.empty((0, 2), dtype=np.uint32)
+    extra = pairs[several[record]]
+    ahead = np.cumsum(slices[several])
+    offset[several] = ahead - slices[several]
+    return offset, sizes.astype(np.uint32), slices.astype(np.uint32), extra
+
+
+def _emptied(lost: set[bytes], key_hash: U64, starts: U32, read: Callable[[int], Member]) -> int:
+    """How many of the keys `lost` belong to none of the kept records."""
+    if not lost:
+        return 0
+    keys = sorted(lost)
+    order = np.argsort(key_hash, kind="stable")
+    hashes = hash_names(keys)
+    low = np.searchsorted(key_hash, hashes, side="left", sorter=order)
+    high = np.searchsorted(key_hash, hashes, side="right", sorter=order)
+    empty = 0
+    for key, begin, end in zip(keys, low.tolist(), high.tolist(), strict=True):
+        names = (read(int(starts[number])).name for number in order[begin:end])
+        empty += not any(name[: key_length(name)] == key for name in names)
+    return empty
+
+
+def _shown(name: bytes) -> str:
+    return repr(name)[2:-1]

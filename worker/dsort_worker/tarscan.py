@@ -1,0 +1,299 @@
+"""The index of one tar: its records as slices of the file, in place, by headers alone.
+
+A record is all members of the shard whose key is equal, in the order of the archive, with their extension headers, byte for
+byte. What is left out follows spec.records: Abort raises, Warn reports, Ignore only counts. A damaged or truncated archive
+raises CorruptShard whatever the reactions say; nothing is reported of such a shard.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from dsort_api.reasons import DSortError, Reason
+from dsort_api.spec import Reaction, RecordReactions
+from dsort_worker.findings import Finding
+from dsort_worker.rows import U8, U32, U64
+from dsort_worker.tarhash import hash_names
+from dsort_worker.tarheaders import BLOCK, key_length
+from dsort_worker.tarmember import CorruptTar, Kind, Member, Source, read_member
+from dsort_worker.tarrecords import Batch, LeftOut, MemberLog, Records, ScanCancelled, assemble
+
+__all__ = ["BLOCK", "Finding", "ScanCancelled", "ScanCounts", "ShardIndex", "scan_tar"]
+
+SHARD_LIMIT: Final = BLOCK << 32
+"""Bytes: offsets are u4 numbers of blocks."""
+_BATCH: Final = 4096
+_READ_AHEAD: Final = 4096
+_TAIL: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ScanCounts:
+    """What a scan met, whatever the reactions did about it. Directories and global headers are no members."""
+
+    members: int = 0
+    directories: int = 0
+    global_headers: int = 0
+    duplicates: int = 0
+    unsupported: int = 0
+    """Members left out as unsupported, and global headers that set more than a comment."""
+    trailing_data: int = 0
+    records: int = 0
+    records_left_out: int = 0
+    members_left_out: int = 0
+
+    def __add__(self, other: ScanCounts) -> ScanCounts:
+        return ScanCounts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class ShardIndex:
+    """The records of a shard in order of place, as columns; offsets and lengths in blocks.
+
+    slices == 1: (offset, length) is the record. slices == k > 1: offset is the row in `extra` of its k (offset, length)
+    pairs, and length is their sum. keys: packed record keys (bytes), key_length[n] their lengths; both empty unless wanted.
+    """
+
+    offset: U32
+    length: U32
+    slices: U32
+    members: U32
+    key_hash: U64
+    extra: U32
+    keys: U8
+    key_length: U32
+    counts: ScanCounts
+
+
+class _File:
+    """Reads of a shard by offset, with a small window: members lie close together, and headers even closer."""
+
+    def __init__(self, fd: int, *, name: str, size: int) -> None:
+        self._fd = fd
+        self._name = name
+        self._size = size
+        self._low = 0
+        self._window = b""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes [offset, offset + length) of the file, all of them."""
+        begin = offset - self._low
+        if begin < 0 or begin + length > len(self._window):
+            self._window = self._pread(offset, max(length, _READ_AHEAD))
+            self._low = offset
+            begin = 0
+            if len(self._window) < length:
+                raise DSortError(
+                    Reason.INPUT_CHANGED,
+                    f"shard {self._name}: it ends at offset {offset + len(self._window)}, but had {self._size} bytes "
+                    "when the input was listed; start the job again when nothing writes to it",
+                )
+        return self._window[begin : begin + length]
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise DSortError(
+                Reason.INPUT_UNREADABLE,
+                f"shard {self._name}: reading at offset {offset} failed: {error.strerror}",
+            ) from error
+
+
+def scan_tar(
+    fd: int,
+    *,
+    name: str,
+    size: int,
+    records: RecordReactions,
+    want_keys: bool,
+    report: Callable[[Finding], None],
+    cancelled: Callable[[], bool],
+) -> ShardIndex:
+    """Index the tar that is open as `fd`.
+
+    name and size: as listed. report takes each finding of a reaction Warn, in the order of the archive, after the whole
+    archive proved sound. cancelled is asked at every batch.
+
+    Raises DSortError: CorruptShard, InputChanged, InputUnreadable, or the reason of a reaction Abort, naming the first
+    culprit. Raises ScanCancelled.
+    """
+    if size > SHARD_LIMIT:
+        raise DSortError(
+            Reason.INPUT_UNREADABLE,
+            f"shard {name}: it has {size} bytes; shards of more than 2 TiB are not supported, split it",
+        )
+    file = _File(fd, name=name, size=size)
+    try:
+        scan = _Scan(Source(size, file.read), want_keys=want_keys, cancelled=cancelled)
+        scan.walk()
+        found = assemble(scan.log, lost_keys=scan.lost_keys, read=scan.again, cancelled=cancelled)
+        trailing = _trailing_data(scan.source, scan.position * BLOCK, cancelled)
+    except CorruptTar as error:
+        member = f"member {shown(error.member)}: " if error.member else ""
+        raise DSortError(
+            Reason.CORRUPT_SHARD, f"shard {name}: at offset {error.offset}: {member}{error.detail}"
+        ) from None
+    left_out = scan.left_out + found.left_out
+    if trailing is not None:
+        detail = f"data follows the end of the archive (offset {trailing}); it is not read"
+        left_out.append(LeftOut("trailingData", trailing // BLOCK, b"", detail))
+    left_out.sort(key=lambda left: left.start)
+    _react(left_out, shard=name, records=records, report=report)
+    return _index(scan, found, trailing_data=trailing is not None)
+
+
+def shown(name: bytes) -> str:
+    """A member's name as one line of text: what is not UTF-8 or not printable is escaped."""
+    decoded = name.decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in decoded)
+
+
+class _Scan:
+    """The walk through one archive."""
+
+    def __init__(self, source: Source, *, want_keys: bool, cancelled: Callable[[], bool]) -> None:
+        self.source = source
+        self.log = MemberLog()
+        self.lost_keys: set[bytes] = set()
+        self.left_out: list[LeftOut] = []
+        self.members = 0
+        self.directories = 0
+        self.global_headers = 0
+        self.position = 0
+        self._want_keys = want_keys
+        self._cancelled = cancelled
+        self._last_key: bytes | None = None
+
+    def again(self, block: int) -> Member:
+        """The member that starts at `block`."""
+        return read_member(self.source, block)
+
+    def walk(self) -> None:
+        """Go to the end of the archive."""
+        ended = False
+        while not ended:
+            if self._cancelled():
+                raise ScanCancelled
+            ended = self._exact_batch(_BATCH)
+
+    def _exact_batch(self, count: int) -> bool:
+        """Take up to `count` members one by one; whether the archive ended."""
+        taken: list[Member] = []
+        ended = False
+        for _ in range(count):
+            member = read_member(self.source, self.position)
+            self.position = member.end
+            if member.kind is Kind.END:
+                ended = True
+                break
+            if self._take(member):
+                taken.append(member)
+        self._log_exact(taken)
+        return ended
+
+    def _take(self, member: Member) -> bool:
+        """Count a member; whether it may be carried."""
+        match member.kind:
+            case Kind.DIRECTORY:
+                self.directories += 1
+                return False
+            case Kind.GLOBAL:
+                self.global_headers += 1
+                if member.fault:
+                    self.left_out.append(LeftOut("unsupported", member.start, member.name, member.fault))
+                return False
+            case Kind.UNSUPPORTED:
+                self.members += 1
+                self.lost_keys.add(member.name[: key_length(member.name)])
+                self.left_out.append(LeftOut("unsupported", member.start, member.name, member.fault))
+                return False
+            case _:
+                self.members += 1
+                return True
+
+    def _log_exact(self, taken: list[Member]) -> None:
+        if not taken:
+            return
+        keys = [member.name[: key_length(member.name)] for member in taken]
+        same = [key == before for key, before in zip(keys, [self._last_key, *keys], strict=False)]
+        self._last_key = keys[-1]
+        firsts = [key for key, again in zip(keys, same, strict=True) if not again] if self._want_keys else []
+        batch = Batch(
+            start=np.array([member.start for member in taken], dtype=np.uint32),
+            length=np.array([member.end - member.start for member in taken], dtype=np.uint32),
+            key_hash=hash_names(keys),
+            name_hash=hash_names([member.name for member in taken]),
+            same=np.array(same),
+            keys=np.frombuffer(b"".join(firsts), dtype=np.uint8),
+            key_lengths=np.array([len(key) for key in firsts], dtype=np.uint32),
+        )
+        self.log.add(batch, [index for index, member in enumerate(taken) if member.kind is Kind.LINK])
+
+
+def _trailing_data(source: Source, begin: int, cancelled: Callable[[], bool]) -> int | None:
+    """The offset of the first byte other than zero from `begin` on, or None."""
+    while begin < source.size:
+        if cancelled():
+            raise ScanCancelled
+        part = source.read(begin, min(_TAIL, source.size - begin))
+        rest = part.lstrip(b"\x00")
+        if rest:
+            return begin + len(part) - len(rest)
+        begin += len(part)
+    return None
+
+
+def _react(
+    left_out: list[LeftOut], *, shard: str, records: RecordReactions, report: Callable[[Finding], None]
+) -> None:
+    """Report or refuse what was left out."""
+    reactions = {
+        "duplicates": (records.duplicates, Reason.DUPLICATE_RECORDS),
+        "unsupported": (records.unsupported, Reason.UNSUPPORTED_MEMBER),
+        "trailingData": (records.trailing_data, Reason.TRAILING_DATA),
+    }
+    for left in left_out:
+        reaction, reason = reactions[left.kind]
+        if reaction is Reaction.ABORT:
+            member = f"member {shown(left.name)}: " if left.name or left.kind != "trailingData" else ""
+            raise DSortError(
+                reason,
+                f"shard {shard}: at offset {left.start * BLOCK}: {member}{left.detail}; "
+                f"records.{left.kind}: Warn leaves it out",
+            )
+    for left in left_out:
+        if reactions[left.kind][0] is Reaction.WARN:
+            report(Finding(left.kind, shard, shown(left.name), left.start * BLOCK, left.detail))
+
+
+def _index(scan: _Scan, found: Records, *, trailing_data: bool) -> ShardIndex:
+    kept = int(found.members.sum())
+    unsupported = len(scan.left_out) + sum(left.kind == "unsupported" for left in found.left_out)
+    counts = ScanCounts(
+        members=scan.members,
+        directories=scan.directories,
+        global_headers=scan.global_headers,
+        duplicates=sum(left.kind == "duplicates" for left in found.left_out),
+        unsupported=unsupported,
+        trailing_data=int(trailing_data),
+        records=len(found.offset) + found.emptied,
+        records_left_out=found.emptied,
+        members_left_out=scan.members - kept,
+    )
+    return ShardIndex(
+        offset=found.offset,
+        length=found.length,
+        slices=found.slices,
+        members=found.members,
+        key_hash=found.key_hash,
+        extra=found.extra,
+        keys=found.keys,
+        key_length=found.key_lengths,
+        counts=counts,
+    )
