@@ -1,0 +1,134 @@
+"""`make bench`: dsort against `cp -r` and against what people use, as whole processes, on data made for it.
+
+    python -m benchmarks                              # everything, under ten minutes
+    python -m benchmarks --datasets images --places tmpfs --rounds 9 --no-competitors
+    python -m benchmarks --docs docs/performance.md   # and put the tables there
+
+Exit code 1 when a bound of benchmarks/bounds.yaml does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+
+import yaml
+
+from benchmarks import compare, report
+from benchmarks.competitors import COMPETITORS, Competitor
+from benchmarks.contenders import CONTENDERS
+from benchmarks.datasets import KINDS, Dataset, default_cache, make
+
+_BOUNDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bounds.yaml")
+_PLACES = ("tmpfs", "disk")
+
+
+def main() -> int:
+    """Make the data, compare, report; returns the exit code."""
+    options = _options()
+    say = _Clock()
+    results: list[compare.Result] = []
+    machine = report.machine()
+    for name in options.datasets:
+        say(f"{name}: made, or taken from {options.cache}")
+        dataset = make(KINDS[name], cache=options.cache, shards=options.shards)
+        for place in options.places:
+            with _Workspace(place, options) as workspace:
+                compare.prefault(4 * dataset.size / 2**30)
+                results += compare.compare(
+                    dataset,
+                    _candidates(options, place),
+                    place=compare.Place(place, workspace),
+                    source=_source(dataset, place, workspace),
+                    rounds=options.rounds if place == "tmpfs" else options.disk_rounds,
+                    slow_rounds=options.slow_rounds,
+                    say=say,
+                )
+    text = report.table(results)
+    print(f"\n{text}")
+    with open(options.json, "w", encoding="utf-8") as file:
+        json.dump({"machine": machine, "results": [report.figures(one) for one in results]}, file, indent=1)
+    say(f"all figures: {options.json}")
+    if options.docs:
+        report.put_between_markers(options.docs, text)
+    with open(_BOUNDS, encoding="utf-8") as file:
+        broken = report.judge(results, yaml.safe_load(file))
+    for line in broken:
+        print(f"bound: {line}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--datasets", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--places", nargs="+", choices=_PLACES, default=list(_PLACES))
+    parser.add_argument("--shards", type=int, help="of each dataset, instead of its usual number")
+    parser.add_argument("--rounds", type=int, default=5, help="on tmpfs (default 5)")
+    parser.add_argument("--disk-rounds", type=int, default=3, help="on disk (default 3)")
+    parser.add_argument(
+        "--slow-rounds", type=int, default=1, help="of the slow competitors, tmpfs only (default 1)"
+    )
+    parser.add_argument("--no-competitors", action="store_true", help="cp and dsort only")
+    parser.add_argument(
+        "--cache", default=default_cache(), help="folder of datasets and results (default %(default)s)"
+    )
+    parser.add_argument("--json", help="file for all figures (default: result.json in the cache folder)")
+    parser.add_argument("--docs", help="document to put the tables into, between its markers")
+    options = parser.parse_args()
+    options.cache = os.path.abspath(options.cache)
+    os.makedirs(options.cache, exist_ok=True)
+    options.json = options.json or os.path.join(options.cache, "result.json")
+    return options
+
+
+def _candidates(options: argparse.Namespace, place: str) -> Sequence[Competitor]:
+    """Slow ones run on tmpfs only; `cp -r + sync` says something on a disk only."""
+    others = () if options.no_competitors else COMPETITORS
+    if place == "tmpfs":
+        return [*CONTENDERS, *(one for one in others if one.slow)]
+    return [*CONTENDERS, *(one for one in others if not one.slow)]
+
+
+def _source(dataset: Dataset, place: str, workspace: str) -> str:
+    """The input's folder: a copy on tmpfs; on disk the dataset itself, read once so that it is in the page cache."""
+    if place == "tmpfs":
+        return str(shutil.copytree(dataset.folder, os.path.join(workspace, "source")))
+    for entry in os.scandir(dataset.folder):
+        with open(entry.path, "rb", buffering=0) as shard:
+            while shard.read(1 << 20):
+                pass
+    return dataset.folder
+
+
+class _Workspace:
+    """An own folder on tmpfs or beside the cache, gone when it is left."""
+
+    def __init__(self, place: str, options: argparse.Namespace) -> None:
+        base = "/dev/shm" if place == "tmpfs" else options.cache
+        self._folder = os.path.join(base, f"dsort-bench-{os.getpid()}")
+
+    def __enter__(self) -> str:
+        os.mkdir(self._folder)
+        return self._folder
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._folder)
+
+
+class _Clock:
+    """Prints lines with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        print(f"[{time.monotonic() - self._start:5.0f} s] {line}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
