@@ -32,9 +32,8 @@ def problems(name: str, *, text: str, wanted: list[str]) -> list[str]:
             wrong.append(
                 f"{name}: {requirement.name} is pinned to {version}, and pyproject.toml wants {requirement}"
             )
-    for line in text.splitlines():
-        if re.search(r"://|^\s*-(?!-hash)|--(?!hash=)", line):
-            wrong.append(f"{name}: an address or an option is in it: {line.strip()}")
+    odd = [line.strip() for line in text.splitlines() if re.search(r"://|^\s*-(?!-hash)|--(?!hash=)", line)]
+    wrong += [f"{name}: an address or an option is in it: {line}" for line in odd]
     blocks = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
     wrong += [f"{name}: no hash for {block.split()[0]}" for block in blocks if "--hash=sha256:" not in block]
     return wrong
