@@ -1,0 +1,89 @@
+"""Read a DSortJob manifest from a file: YAML, strictly."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from dsort_api.reasons import DSortError, Reason
+
+if TYPE_CHECKING:
+    from dsort_api.spec import DSortJob
+
+
+def read_job(path: str) -> DSortJob:
+    """The job in the file at `path`, "-" for standard input.
+
+    Raises DSortError InvalidSpec for everything that is wrong with it: no such file, no YAML, a key given twice, an unknown field, a bad value.
+    """
+    from dsort_api.spec import load_job
+
+    return load_job(parse_yaml(_read(path), name=path), strict=True)
+
+
+def parse_yaml(text: str, *, name: str) -> dict[str, Any]:
+    """The one mapping that a YAML text holds. Raises DSortError InvalidSpec naming the line and column in `name`."""
+    import yaml
+
+    try:
+        loader = yaml.CSafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            _refuse_repeated_keys(node, name=name)
+            document = loader.construct_document(node) if node is not None else None
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        where = _place(error.problem_mark or error.context_mark)
+        raise DSortError(Reason.INVALID_SPEC, f"{name}{where}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        # A value such as 2024-13-45 looks like a date to YAML and is none: that error has no place.
+        raise DSortError(Reason.INVALID_SPEC, f"{name}: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        what = "is empty" if document is None else "holds no mapping"
+        raise DSortError(
+            Reason.INVALID_SPEC,
+            f"{name}: the file {what}; a DSortJob begins with apiVersion: dsort.dev/v1alpha1",
+        )
+    return document
+
+
+def _read(path: str) -> str:
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read().decode()
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise DSortError(Reason.INVALID_SPEC, f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DSortError(Reason.INVALID_SPEC, f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def _refuse_repeated_keys(node: Any, *, name: str) -> None:
+    """YAML lets the last of two equal keys win, silently; a person meant one of them. Iterative: nesting is the author's to choose."""
+    import yaml
+
+    pending, met = [node], set()
+    while pending:
+        here = pending.pop()
+        if id(here) in met:  # an alias: the same node again
+            continue
+        met.add(id(here))
+        if isinstance(here, yaml.SequenceNode):
+            pending += here.value
+        elif isinstance(here, yaml.MappingNode):
+            keys: set[str] = set()
+            for key, value in here.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in keys:
+                        raise DSortError(
+                            Reason.INVALID_SPEC,
+                            f"{name}{_place(key.start_mark)}: the key {key.value} stands here twice",
+                        )
+                    keys.add(key.value)
+                pending.append(value)
+
+
+def _place(mark: Any) -> str:
+    return f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""

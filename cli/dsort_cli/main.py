@@ -1,0 +1,231 @@
+"""`dsort`: parse the command line and hand over to the command.
+
+Only cheap modules are imported here, and the commands that start ranks start the nursery before anything else is imported: reading the job then
+goes on beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from dsort_cli.processes import Nursery
+
+_STARTS_RANKS = frozenset({"run", "plan"})
+
+EXIT_SIGINT = 130
+EXIT_SIGTERM = 143
+
+
+class Terminated(BaseException):
+    """SIGTERM came where no event loop takes it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    nursery = _nursery(given)
+    try:
+        return _run(given, nursery)
+    except KeyboardInterrupt:
+        return EXIT_SIGINT
+    except Terminated:
+        return EXIT_SIGTERM
+    except BrokenPipeError:
+        # Who read our output has gone, as `head` does. What Python would still flush has nowhere to go either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    finally:
+        if nursery is not None:
+            nursery.close()
+
+
+def _nursery(arguments: Sequence[str]) -> Nursery | None:
+    if not arguments or arguments[0] not in _STARTS_RANKS or {"-h", "--help"} & set(arguments):
+        return None
+    from dsort_cli.processes import Nursery
+
+    _raise_on_sigterm()
+    return Nursery()
+
+
+def _raise_on_sigterm() -> None:
+    """Until the event loop takes SIGTERM over, have it unwind as a Ctrl-C does, so that what was made is removed."""
+    import signal
+    import threading
+
+    def terminate(*_: object) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def _run(arguments: Sequence[str], nursery: Nursery | None) -> int:
+    options = parser().parse_args(arguments)
+    from dsort_api.reasons import DSortError
+
+    try:
+        match options.command:
+            case "run" | "plan":
+                from dsort_cli.run import run
+
+                assert nursery is not None
+                return run(options, nursery=nursery)
+            case "verify":
+                from dsort_cli.verify import verify
+
+                return verify(options)
+            case "clean":
+                from dsort_cli.clean import clean
+
+                return clean(options)
+            case _:
+                from dsort_cli.worker import worker
+
+                return worker(options)
+    except DSortError as error:
+        from dsort_cli.report import say
+
+        say("error", error.message)
+        return error.exit_code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    import argparse
+
+    top = argparse.ArgumentParser(
+        prog="dsort",
+        description="Shuffle, sort and repack WebDataset tar shards on this machine.",
+        epilog="Exit codes: 0 success, 2 usage, 130 Ctrl-C; all others are in docs/exit-codes.md.",
+        allow_abbrev=False,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run", help="run a job", description="Run a DSortJob with ranks as processes of this machine."
+    )
+    plan = commands.add_parser(
+        "plan",
+        help="show what a job would make",
+        description="Do everything up to packing and print the output shards; no payload moves and nothing is written.",
+    )
+    for command in (run, plan):
+        command.add_argument(
+            "-f", "--file", required=True, metavar="FILE", help='the DSortJob as YAML, "-" for standard input'
+        )
+        command.add_argument(
+            "--workers",
+            type=_positive,
+            metavar="N",
+            help="ranks to start (default: spec.workers.count, else 1)",
+        )
+        command.add_argument(
+            "--memory",
+            metavar="SIZE",
+            help="memory budget of each rank, such as 512Mi (default: spec.memory.budget)",
+        )
+        _add_claims(command, "--pvc")
+        command.add_argument(
+            "--no-short-circuit",
+            dest="short_circuit",
+            action="store_false",
+            help="send all payload through the network, as between nodes, instead of reading files of this machine",
+        )
+        command.add_argument("--json", action="store_true", help="one JSON object a line on standard output")
+        command.add_argument("--quiet", action="store_true", help="only warnings and errors")
+    verify = commands.add_parser(
+        "verify",
+        help="check an output",
+        description="Check output shards against their manifest: names, sizes, records, checksums.",
+    )
+    verify.add_argument("output", help="the output: a folder, or its url")
+    verify.add_argument(
+        "--deep",
+        nargs="+",
+        metavar="INPUT",
+        default=[],
+        help="compare the records with those of these inputs as well (folders or urls; the manifest says which shards)",
+    )
+    _add_claims(verify, "--pvc")
+    verify.add_argument(
+        "--json", action="store_true", help="the result as one JSON object on standard output"
+    )
+    clean = commands.add_parser(
+        "clean",
+        help="remove what dead jobs left",
+        description="Remove what jobs that are no longer running staged in an output folder.",
+    )
+    clean.add_argument("output", help="the output: a folder, or its url")
+    _add_claims(clean, "--pvc")
+    worker = commands.add_parser(
+        "worker",
+        help="be one rank",
+        description="Run one rank in the foreground; whoever started it drives it through its control endpoint. "
+        "The bearer token of the job is read from DSORT_TOKEN.",
+    )
+    worker.add_argument(
+        "--rank", type=_natural, required=True, metavar="N", help="the number of the rank, from 0"
+    )
+    worker.add_argument("--job", required=True, metavar="FILE", help="the JobDefinition as JSON")
+    worker.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    worker.add_argument(
+        "--control-port", type=_natural, default=0, metavar="PORT", help="0: any free port (default)"
+    )
+    worker.add_argument(
+        "--data-port", type=_natural, default=0, metavar="PORT", help="0: any free port (default)"
+    )
+    _add_claims(worker, "--volume")
+    worker.add_argument("--scratch", metavar="DIR", help="a folder for scratch files")
+    worker.add_argument(
+        "--no-short-circuit",
+        dest="short_circuit",
+        action="store_false",
+        help="send all payload through the network",
+    )
+    return top
+
+
+def _add_claims(command: argparse.ArgumentParser, flag: str) -> None:
+    command.add_argument(
+        flag,
+        dest="claims",
+        action="append",
+        default=[],
+        type=_claim,
+        metavar="NAME=DIR",
+        help="the folder that stands for the claim NAME in pvc://NAME/path; may be given several times",
+    )
+
+
+def _claim(text: str) -> tuple[str, str]:
+    import argparse
+
+    name, sign, folder = text.partition("=")
+    if not (name and sign and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
+    if not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"{folder} is not a folder")
+    return name, os.path.abspath(folder)
+
+
+def _positive(text: str) -> int:
+    number = _natural(text)
+    if number == 0:
+        import argparse
+
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _natural(text: str) -> int:
+    import argparse
+
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)

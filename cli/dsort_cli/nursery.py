@@ -1,0 +1,182 @@
+"""The process that ranks are forked from.
+
+Importing what a rank needs (numpy, aiohttp, pydantic) takes longer than resharding a gigabyte. The nursery does it once, on the other core,
+while the runner still reads the job; then each rank, a restarted one too, is one fork away. The standard library's forkserver would need
+a resource tracker and a socket in /tmp beside it, would run the caller's main module again in every child, and on Python 3.11 swallows errors of
+its preload.
+
+The runner and the nursery talk over one SOCK_SEQPACKET socket pair, in JSON messages that the kernel keeps whole. Nothing outlives the runner:
+the nursery ends at the end of that socket, and the kernel kills the ranks when the nursery ends. A rank inherits the lock of its job folder, so
+the lock is free only when every process of the job is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SOCKET_FD = 3
+"""Where the nursery finds its end of the socket pair."""
+
+MESSAGE_BYTES = 65536
+"""No message is larger; what may be larger (the job definition) travels as a file descriptor."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> NoReturn:
+    """Import the worker, then fork ranks as told until the runner closes its end. Never returns."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C on the terminal is the runner's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    connection = socket.socket(fileno=SOCKET_FD)
+    os.set_inheritable(SOCKET_FD, False)
+    began = time.monotonic()
+    try:
+        import dsort_worker.main  # noqa: F401  (what this process is for)
+    except Exception as error:  # noqa: BLE001 - whatever an import raises is told to the runner
+        _send(connection, {"event": "failed", "message": f"{type(error).__name__}: {error}"[:2000]})
+        sys.stderr.flush()
+        os._exit(1)
+    import gc
+
+    gc.collect()
+    gc.freeze()  # the ranks share these pages: a collection in a rank must not write to them
+    _send(connection, {"event": "imported", "seconds": time.monotonic() - began})
+    _Nursery(connection).run()
+    os._exit(0)
+
+
+class _Nursery:
+    """Which ranks run, by process id; owns the socket to the runner."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._rank_of: dict[int, int] = {}
+        self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(
+            signal.SIGCHLD, lambda *_: None
+        )  # a handler has to be there for the wake-up fd to be written
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        """Serve until the runner is gone; then no rank is left."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        poll.register(self._woken, select.POLLIN)
+        try:
+            while True:
+                ready = {fd for fd, _ in poll.poll()}
+                if self._woken in ready:
+                    os.read(self._woken, 4096)
+                    self._reap()
+                if self._connection.fileno() in ready and not self._serve():
+                    return
+        finally:
+            for pid in self._rank_of:
+                os.kill(pid, signal.SIGKILL)
+            for pid in self._rank_of:
+                os.waitpid(pid, 0)
+
+    def _serve(self) -> bool:
+        """Take one message; False at the end of the socket."""
+        try:
+            text, fds, _, _ = socket.recv_fds(self._connection, MESSAGE_BYTES, 4)
+        except ConnectionResetError:
+            return False
+        if not text:
+            return False
+        message = json.loads(text)
+        if message["do"] == "start":
+            pid = self._fork(message, fds)
+            for fd in fds:
+                os.close(fd)
+            self._rank_of[pid] = message["rank"]
+            self._report({"event": "started", "rank": message["rank"], "pid": pid})
+        else:
+            for pid, rank in self._rank_of.items():
+                if rank == message["rank"]:
+                    os.kill(pid, message["signal"])  # not reaped yet, so the id is still this rank's
+        return True
+
+    def _fork(self, message: dict[str, Any], fds: list[int]) -> int:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.close(self._woken)
+            os.close(self._waker)
+            _die_with(parent)
+            code = _run_rank(self._connection, message, fds)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+        except BaseException:  # noqa: BLE001 - the child ends here, with the trace of what went wrong
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+
+    def _reap(self) -> None:
+        while self._rank_of:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            rank = self._rank_of.pop(pid)
+            self._report(
+                {"event": "ended", "rank": rank, "pid": pid, "code": os.waitstatus_to_exitcode(status)}
+            )
+
+    def _report(self, message: Mapping[str, object]) -> None:
+        try:
+            _send(self._connection, message)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the runner is gone: the socket's end says so next
+
+
+def _run_rank(connection: socket.socket, message: dict[str, Any], fds: list[int]) -> int:
+    """Be the rank that `message` describes; `fds` are the job definition and, if there is one, the job's lock."""
+    from dsort_api.messages import JobDefinition
+    from dsort_worker.main import RankSettings, run_rank
+
+    job_fd = fds[0]
+    job = JobDefinition.model_validate_json(os.pread(job_fd, os.fstat(job_fd).st_size, 0))
+    os.close(job_fd)
+    settings = RankSettings(rank=message["rank"], job=job, **message["settings"])
+
+    def ready(url: str) -> None:
+        _send(connection, {"event": "ready", "rank": settings.rank, "pid": os.getpid(), "url": url})
+        connection.close()
+
+    return run_rank(settings, on_ready=ready)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, which forked it, ends."""
+    import ctypes
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _send(connection: socket.socket, message: Mapping[str, object]) -> None:
+    connection.send(json.dumps(message).encode())
