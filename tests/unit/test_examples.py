@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from dsort_api.spec import load_job
 
 ROOT = Path(__file__).resolve().parents[2]
