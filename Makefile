@@ -38,7 +38,7 @@ format: dev-env ## Format the code and take the fixes that ruff is sure of
 	@cd '$(ROOT)' && $(DEV)/ruff format . && $(DEV)/ruff check --fix .
 
 bench: bench-env ## Compare with cp, GNU tar, a tarfile script and webdataset on this machine
-	@cd '$(ROOT)' && $(BENCH)/python benchmarks/bench.py $(BENCH_ARGS)
+	@cd '$(ROOT)' && $(BENCH)/python -m benchmarks $(BENCH_ARGS)
 
 generate: dev-env ## Write crds/ from the models
 	@cd '$(ROOT)' && PATH="$(DEV):$$PATH" sh scripts/generate.sh
