@@ -27,7 +27,7 @@ spec:
 """
 
 
-def test_what_a_rank_runs_is_recorded(tmp_path: Path):
+def test_what_a_rank_runs_is_recorded(tmp_path: Path) -> None:
     (tmp_path / "input").mkdir()
     with tarfile.open(tmp_path / "input" / "a.tar", "w") as archive:
         for number in range(5):

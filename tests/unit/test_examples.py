@@ -15,26 +15,26 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example_loads_strictly(path: Path):
+def test_example_loads_strictly(path: Path) -> None:
     job = load_job(yaml.safe_load(path.read_text()), strict=True)
     assert job.metadata.name
 
 
-def test_the_examples_are_where_the_documents_say():
+def test_the_examples_are_where_the_documents_say() -> None:
     assert {path.stem for path in EXAMPLES} >= {"shuffle", "sort-by-key", "repack", "split-evenly"}
 
 
 @pytest.mark.parametrize(
     "page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 )
-def test_every_job_in_a_page_loads_strictly(page: str):
+def test_every_job_in_a_page_loads_strictly(page: str) -> None:
     for block in re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL):
         document = yaml.safe_load(block)
         if isinstance(document, dict) and document.get("kind") == "DSortJob":
             load_job(document, strict=True)
 
 
-def test_readme_shows_two_commands_first_and_they_are_targets():
+def test_readme_shows_two_commands_first_and_they_are_targets() -> None:
     readme = (ROOT / "README.md").read_text()
     first = re.search(r"```console\n(.*?)```", readme, flags=re.DOTALL)
     assert first is not None
@@ -47,7 +47,7 @@ def test_readme_shows_two_commands_first_and_they_are_targets():
 @pytest.mark.parametrize(
     "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/why.md", "docs/glossary.md"]
 )
-def test_links_within_the_tree_lead_somewhere(page: str):
+def test_links_within_the_tree_lead_somewhere(page: str) -> None:
     path = ROOT / page
     links = re.findall(r"\]\(([^)#\s]+)", path.read_text())
     dead = [link for link in links if "://" not in link and not (path.parent / link).exists()]

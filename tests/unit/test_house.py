@@ -34,7 +34,7 @@ def packages() -> dict[str, Path]:
     }
 
 
-def test_every_package_is_known_to_every_tool():
+def test_every_package_is_known_to_every_tool() -> None:
     names = set(packages())
     tools = PROJECT["tool"]
     assert set(tools["coverage"]["run"]["source_pkgs"]) == names
@@ -44,14 +44,14 @@ def test_every_package_is_known_to_every_tool():
     assert folders <= set(tools["mypy"]["files"])
 
 
-def test_package_folders_cannot_shadow_the_standard_library():
+def test_package_folders_cannot_shadow_the_standard_library() -> None:
     for package in packages().values():
         assert (package / "__init__.py").exists()
         assert (package / "py.typed").exists()
         assert not (package.parent / "__init__.py").exists()
 
 
-def test_every_ignored_rule_says_why():
+def test_every_ignored_rule_says_why() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     start = text.index("ignore = [")
     section = text[start : text.index("[tool.ruff.lint.flake8-type-checking]")]
@@ -62,7 +62,7 @@ def test_every_ignored_rule_says_why():
     assert [rule for rule in rules if "# " not in rule] == []
 
 
-def test_pinned_requirements_carry_what_the_project_asks_for_and_no_address():
+def test_pinned_requirements_carry_what_the_project_asks_for_and_no_address() -> None:
     assert script("check_requirements").main() == 0
 
 
@@ -76,19 +76,19 @@ def test_pinned_requirements_carry_what_the_project_asks_for_and_no_address():
         ("--index-url https://host/\nrich==14.0 \\\n    --hash=sha256:00\n", "an address or an option"),
     ],
 )
-def test_stale_or_addressed_requirements_are_found(text: str, complaint: str):
+def test_stale_or_addressed_requirements_are_found(text: str, complaint: str) -> None:
     (wrong,) = script("check_requirements").problems("x.txt", text=text, wanted=["rich>=13.9"])
     assert complaint in wrong
 
 
-def test_the_core_that_is_covered_whole_is_the_core_of_the_import_contracts():
+def test_the_core_that_is_covered_whole_is_the_core_of_the_import_contracts() -> None:
     files = script("layers").core_files()
     assert files[0] == "api/dsort_api/*"
     for name in files[1:]:
         assert (ROOT / name).exists(), name
 
 
-def test_nothing_in_the_tree_names_a_path_of_somebodys_machine():
+def test_nothing_in_the_tree_names_a_path_of_somebodys_machine() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
@@ -106,6 +106,6 @@ def test_nothing_in_the_tree_names_a_path_of_somebodys_machine():
     assert found == []
 
 
-def test_scripts_can_be_run():
+def test_scripts_can_be_run() -> None:
     assert all(os.access(path, os.X_OK) for path in (ROOT / "scripts").glob("*.sh"))
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
