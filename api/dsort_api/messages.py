@@ -1,0 +1,163 @@
+"""The control exchange: one idempotent request, `PUT /v1/control`, with the desired state; its answer is the observed state.
+
+Whoever drives ranks (the operator in a cluster, the local runner, a test) repeats it. Nothing is registered, nothing is
+pushed by a rank, and nothing is lost when the driver restarts. Field names on the wire are those of the classes.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dsort_api.manifest import Counts
+from dsort_api.reasons import Reason
+from dsort_api.spec import DSortJobSpec
+
+PROTOCOL: Final = 1
+"""Version of these messages and of the exchange between ranks."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class JobDefinition(_Message):
+    """What a rank is started with. id: the resource's uid, or the job's fingerprint; ranks: their number, 1 or more."""
+
+    protocol: int = PROTOCOL
+    id: str
+    name: str
+    spec: DSortJobSpec
+    ranks: int = Field(ge=1)
+
+
+class Peer(_Message):
+    """Where a rank serves data, and in which epoch it lives."""
+
+    rank: int
+    url: str
+    epoch: str
+
+
+class PeerTable(_Message):
+    """All ranks in their order. version grows with every change."""
+
+    version: int
+    peers: list[Peer]
+
+
+class Stop(_Message):
+    """The order to stop, one way."""
+
+    reason: Reason
+    message: str = ""
+
+
+class Desired(_Message):
+    """What the driver wants of a rank.
+
+    epoch: of the rank addressed, "" while it is not known. peers: None means unchanged. memory_budget: bytes, 0 while not
+    decided. seen: version of the observed state that the driver has. wait_seconds: how long the answer may be held.
+    """
+
+    protocol: int = PROTOCOL
+    epoch: str = ""
+    peers: PeerTable | None = None
+    memory_budget: int = 0
+    stop: Stop | None = None
+    seen: int = 0
+    wait_seconds: float = 0.0
+
+
+class Phase(StrEnum):
+    """Where a rank is in the job. The last three are final."""
+
+    STARTING = "Starting"
+    LIST = "List"
+    SCAN = "Scan"
+    ORDER = "Order"
+    PACK = "Pack"
+    CREATE = "Create"
+    PUBLISH = "Publish"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    STOPPED = "Stopped"
+
+
+class Progress(_Message):
+    """Progress of the current phase (a total of 0 is unknown), and payload bytes on the wire since the start."""
+
+    records_done: int = 0
+    records_total: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
+    shards_done: int = 0
+    shards_total: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+class Memory(_Message):
+    """Bytes: the budget, what of it is reserved for buffers, resident memory now and at its peak."""
+
+    budget: int = 0
+    reserved: int = 0
+    rss: int = 0
+    peak_rss: int = 0
+
+
+class Failure(_Message):
+    """Why a rank failed."""
+
+    reason: Reason
+    message: str
+
+
+class Warning(_Message):  # noqa: A001 - the term of the spec's reactions
+    """A culprit that a reaction of Warn passed over. kind: the field of the spec."""
+
+    kind: str
+    message: str
+
+
+class PlannedShard(_Message):
+    """An output shard of a dry run: bytes of the file, records in it."""
+
+    name: str
+    bytes: int
+    records: int
+
+
+class PlannedOutput(_Message):
+    """The result of a dry run."""
+
+    shards: list[PlannedShard]
+    counts: Counts
+
+
+class Outcome(_Message):
+    """How a rank completed. manifest: its path; plan: on rank 0 of a dry run."""
+
+    state: Literal["Complete", "AlreadyComplete", "Planned"]
+    manifest: str | None = None
+    plan: PlannedOutput | None = None
+
+
+class Observed(_Message):
+    """What a rank says of itself. version grows with every change that is worth waking the driver."""
+
+    protocol: int = PROTOCOL
+    epoch: str
+    rank: int
+    version: int
+    data_url: str = ""
+    phase: Phase = Phase.STARTING
+    peers_version: int = 0
+    progress: Progress = Field(default_factory=Progress)
+    memory: Memory = Field(default_factory=Memory)
+    failure: Failure | None = None
+    warnings: list[Warning] = Field(default_factory=list)
+    warning_count: int = 0
+    outcome: Outcome | None = None

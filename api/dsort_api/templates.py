@@ -1,0 +1,183 @@
+"""Names of shards: the entries of `spec.input.shards` and the template of `spec.output.name`.
+
+    p-{0001..0010..2}-{0..9}    bash ranges, inclusive, with a step; several multiply, the rightmost fastest; the width of the
+                                start pads
+    p-@00100-s                  0..100 inclusive, padded to the width of the number
+    p-%06d                      output only: from 0, without an end
+    dir/  *.tar  name.tar       input only: a prefix, a glob, one name
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+_BRACE: Final = re.compile(r"\{(\d+)\.\.(\d+)(?:\.\.(\d+))?\}")
+_AT: Final = re.compile(r"@(\d+)")
+_PERCENT: Final = re.compile(r"%(?:0(\d+))?d")
+_GLOB: Final = re.compile(r"[*?\[\]]")
+_MOST_NAMES: Final = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """One range of numbers in a name: first, last (inclusive), step, width."""
+
+    first: int
+    last: int
+    step: int
+    width: int
+
+    def __len__(self) -> int:
+        return (self.last - self.first) // self.step + 1
+
+    def text(self, index: int) -> str:
+        """The index-th number, padded."""
+        return str(self.first + index * self.step).zfill(self.width)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Names with ranges in them: `texts` around `numbers`, one text more than numbers."""
+
+    texts: tuple[str, ...]
+    numbers: tuple[_Numbers, ...]
+
+    def __len__(self) -> int:
+        return prod(len(numbers) for numbers in self.numbers)
+
+    def name(self, index: int) -> str:
+        """The index-th name; the rightmost range runs fastest."""
+        parts = [self.texts[-1]]
+        for text, numbers in zip(reversed(self.texts[:-1]), reversed(self.numbers), strict=True):
+            index, place = divmod(index, len(numbers))
+            parts += [numbers.text(place), text]
+        return "".join(reversed(parts))
+
+    def names(self) -> Iterator[str]:
+        """All names in order."""
+        return (self.name(index) for index in range(len(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Glob:
+    """Whatever matches: `*`, `?`, `[...]` within a folder, `**` across folders."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Every known archive below a folder; ends in a slash."""
+
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """One name."""
+
+    name: str
+
+
+InputEntry = Range | Glob | Prefix | Exact
+
+
+def parse_input(text: str) -> InputEntry:
+    """An entry of `spec.input.shards`. Raises ValueError that names the text."""
+    if not text:
+        raise ValueError("'' is empty; name a shard, a range, a glob or a folder that ends in /")
+    if text.startswith("/") or ".." in text.replace("}", "/").replace("{", "/").split("/"):
+        raise ValueError(f"{text!r} must be a path below the url, without '..'")
+    if _PERCENT.search(text):
+        raise ValueError(f"{text!r}: %d has no end and names outputs only; write a range such as {{0..9}}")
+    found = _parse_range(text)
+    if found is not None:
+        return found
+    if text.endswith("/"):
+        return Prefix(text)
+    return Glob(text) if _GLOB.search(text) else Exact(text)
+
+
+def _parse_range(text: str) -> Range | None:
+    pattern = _BRACE if "{" in text or "}" in text else _AT
+    matches = list(pattern.finditer(text))
+    rest = pattern.sub("", text)
+    if "{" in rest or "}" in rest:
+        raise ValueError(
+            f"{text!r} has a brace that is no range; ranges are written {{first..last}} or {{first..last..step}}"
+        )
+    if not matches:
+        return None
+    if _GLOB.search(rest):
+        raise ValueError(f"{text!r} mixes a range and a glob; write two entries")
+    numbers = tuple(_brace(match, text) if pattern is _BRACE else _at(match) for match in matches)
+    ends = [0, *(match.end() for match in matches)]
+    starts = [*(match.start() for match in matches), len(text)]
+    result = Range(tuple(text[low:high] for low, high in zip(ends, starts, strict=True)), numbers)
+    if prod(len(one) for one in numbers) > _MOST_NAMES:
+        raise ValueError(f"{text!r} has more than {_MOST_NAMES} names")
+    return result
+
+
+def _brace(match: re.Match[str], text: str) -> _Numbers:
+    first, last, step = match.groups()
+    numbers = _Numbers(int(first), int(last), int(step or 1), len(first))
+    if numbers.step < 1:
+        raise ValueError(f"{text!r}: the step of {match.group()} must be 1 or more")
+    if numbers.first > numbers.last:
+        raise ValueError(f"{text!r}: the range {match.group()} begins after its end")
+    return numbers
+
+
+def _at(match: re.Match[str]) -> _Numbers:
+    return _Numbers(0, int(match[1]), 1, len(match[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTemplate:
+    """Names of output shards by number. capacity: how many there are, None without an end."""
+
+    text: str
+    capacity: int | None
+    _range: Range | None
+    _width: int
+    _suffix: str
+
+    @classmethod
+    def parse(cls, text: str, *, suffix: str = ".tar") -> OutputTemplate:
+        """Parse `spec.output.name`; `suffix` is added to a name without a known extension.
+
+        Raises ValueError that names the text.
+        """
+        if not text:
+            raise ValueError("'' is empty; write a template such as train-%06d or train-{0000..0099}")
+        if "/" in text or "\0" in text or text.startswith("."):
+            raise ValueError(f"{text!r} must be a plain file name: no folder, no dot at the start")
+        if _GLOB.search(text):
+            raise ValueError(f"{text!r} is a glob; outputs need a template such as train-%06d")
+        added = "" if text.endswith(suffix) else suffix
+        percents = list(_PERCENT.finditer(text))
+        if "%" in _PERCENT.sub("", text):
+            raise ValueError(f"{text!r} has a % that is no number; write %d or %06d")
+        found = _parse_range(text)
+        if percents:
+            if found is not None or len(percents) > 1:
+                raise ValueError(f"{text!r} has more than one kind of number; write one %06d, or ranges only")
+            return cls(text, None, None, int(percents[0][1] or 0), added)
+        if found is not None:
+            return cls(text, len(found), found, 0, added)
+        return cls(text, 1, Range((text,), ()), 0, added)
+
+    def name(self, number: int) -> str:
+        """The name of output shard `number` (from 0). Raises IndexError past the capacity."""
+        if self._range is None:
+            return _PERCENT.sub(str(number).zfill(self._width), self.text) + self._suffix
+        if not 0 <= number < len(self._range):
+            raise IndexError(f"{self.text!r} has {len(self._range)} names")
+        return self._range.name(number) + self._suffix

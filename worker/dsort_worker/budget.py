@@ -1,0 +1,94 @@
+"""The memory budget of a rank: how it is divided, and the fixed sets of buffers made from it.
+
+The budget is all unreclaimable memory of the rank. What the interpreter and its libraries take is a stated constant; the
+rest is divided once, when the first control exchange has named the budget, and nothing that grows with a record, a shard or
+a body is ever allocated beside it. Only rows (metadata) grow with the data set.
+
+A buffer is an anonymous mmap with one owner at a time: it is lent for the length of an `async with` block, and the view
+that was lent is dead after it (a late use raises ValueError).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+MIB: Final = 1 << 20
+LEAST_BUDGET: Final = 64 * MIB
+"""The documented least budget of a rank."""
+
+INTERPRETER: Final = 52 * MIB
+"""What Python, numpy and aiohttp take before the first record is read (bytes, measured)."""
+
+FLOW: Final = 768 << 10
+"""What a request in progress takes beside its window: the client's, the transport's and the parser's buffers (bytes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How a budget is divided: counts, and sizes in bytes (multiples of 512).
+
+    serve_slots responses in progress with two pieces each; `windows` receive windows of `window`; at most `flows` requests
+    in progress.
+    """
+
+    serve_slots: int
+    piece: int
+    windows: int
+    window: int
+    flows: int
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of all buffers."""
+        return 2 * self.serve_slots * self.piece + self.windows * self.window + self.flows * FLOW
+
+
+def divide(budget: int) -> Division:
+    """Divide a budget of LEAST_BUDGET bytes or more. Larger windows than 16 MiB gain nothing, so a large budget is not used up."""
+    rest = max(budget, LEAST_BUDGET) - INTERPRETER
+    flows = max(2, min(8, rest // (6 * FLOW)))
+    rest -= flows * FLOW
+    slots = max(2, min(4, rest // (16 * MIB)))
+    piece = max(128 << 10, min(MIB, rest // (8 * slots) // MIB * MIB))
+    rest -= 2 * slots * piece
+    windows = 3
+    window = max(MIB, min(16 * MIB, rest // windows // MIB * MIB))
+    return Division(serve_slots=slots, piece=piece, windows=windows, window=window, flows=flows)
+
+
+class Buffers:
+    """A fixed set of equal buffers. Waiting is in order of arrival and ends when the waiter is cancelled."""
+
+    def __init__(self, *, count: int, size: int) -> None:
+        self.size = size
+        self.count = count
+        self._free: asyncio.Queue[mmap.mmap] = asyncio.Queue()
+        self._all = [mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(count)]
+        for buffer in self._all:
+            self._free.put_nowait(buffer)
+
+    @property
+    def lent(self) -> int:
+        """Buffers in use now."""
+        return self.count - self._free.qsize()
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[memoryview]:
+        """A buffer of `size` bytes for the length of the block. Its content is whatever the last owner left."""
+        buffer = await self._free.get()
+        view = memoryview(buffer)
+        try:
+            yield view
+        finally:
+            view.release()
+            self._free.put_nowait(buffer)
+
+    def close(self) -> None:
+        """Give the memory back. Raises BufferError when a view of a buffer is still held somewhere."""
+        for buffer in self._all:
+            buffer.close()

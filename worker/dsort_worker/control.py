@@ -1,0 +1,133 @@
+"""The control endpoint of a rank: `PUT /v1/control` and `GET /healthz`, on a thread and a loop of their own.
+
+Control and health are answered at once whatever the data loop does: a scan, a sort or a full socket never stalls them.
+The one request is idempotent: the body is the desired state, the answer the observed state. It is held until something
+changed that the driver has not seen, or until its own wait is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import threading
+from typing import Final
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from dsort_api.messages import PROTOCOL, Desired
+from dsort_worker.state import FINAL, RankState
+
+MOST_WAIT: Final = 30.0
+"""Seconds a control request is held at the most."""
+
+_START_TIMEOUT: Final = 30.0
+
+
+class ControlServer:
+    """Runs the control endpoint from `start` to `stop`, in a thread."""
+
+    def __init__(self, state: RankState, *, host: str, port: int, token: str) -> None:
+        self._state = state
+        self._host = host
+        self._port = port
+        self._token = token
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._changed: asyncio.Event | None = None
+        self._error: BaseException | None = None
+        self.final_answered = threading.Event()
+        """Set when the driver was told a final state."""
+
+    def start(self) -> str:
+        """Listen; returns the url. Raises OSError when the address cannot be had."""
+        self._state.on_change = self._wake
+        self._thread.start()
+        if not self._ready.wait(_START_TIMEOUT):
+            raise TimeoutError("the control endpoint did not start")
+        if self._error is not None:
+            raise self._error
+        return f"http://{self._host}:{self._port}"
+
+    def stop(self) -> None:
+        """Stop listening and end the thread; answers under way are finished."""
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+        self._thread.join(_START_TIMEOUT)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001 - handed to start(), or the process is ending
+            self._error = error
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
+        app = web.Application()
+        app.router.add_put("/v1/control", self._control)
+        app.router.add_get("/healthz", self._health)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, self._host, self._port)
+            await site.start()
+            self._port = runner.addresses[0][1]
+            self._ready.set()
+            await self._stop.wait()
+        finally:
+            await runner.cleanup()
+
+    def _wake(self) -> None:
+        loop, changed = self._loop, self._changed
+        if loop is not None and changed is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(changed.set)
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.json_response({"phase": self._state.phase, "rank": self._state.rank})
+
+    async def _control(self, request: web.Request) -> web.Response:
+        if not hmac.compare_digest(request.headers.get("Authorization", ""), f"Bearer {self._token}"):
+            return web.Response(status=401, text="this rank wants its job's bearer token")
+        try:
+            desired = Desired.model_validate_json(await request.read())
+        except ValidationError as error:
+            return web.Response(status=400, text=f"not a desired state: {error}")
+        if desired.protocol != PROTOCOL:
+            return web.Response(
+                status=426, text=f"this rank speaks protocol {PROTOCOL}, the request has {desired.protocol}"
+            )
+        if desired.epoch and desired.epoch != self._state.epoch:
+            return web.Response(status=409, text=f"this rank lives in epoch {self._state.epoch}")
+        self._state.tell(desired)
+        await self._hold(desired.seen, min(max(desired.wait_seconds, 0.0), MOST_WAIT))
+        observed = self._state.observed()
+        response = web.Response(text=observed.model_dump_json(), content_type="application/json")
+        if observed.phase in FINAL:
+            with contextlib.suppress(
+                ConnectionError
+            ):  # the driver did not wait for the answer; it asks again
+                await response.prepare(request)
+                await response.write_eof()
+                self.final_answered.set()
+        return response
+
+    async def _hold(self, seen: int, wait: float) -> None:
+        changed, stop = self._changed, self._stop
+        if changed is None or stop is None:
+            return
+        try:
+            async with asyncio.timeout(wait):
+                while self._state.version <= seen and not stop.is_set():
+                    changed.clear()
+                    if self._state.version > seen:
+                        return
+                    await changed.wait()
+        except TimeoutError:
+            return

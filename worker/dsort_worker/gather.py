@@ -1,0 +1,112 @@
+"""Gather: read many slices of input shards into one buffer, each to its place.
+
+This is the inner loop of the product. It runs in a thread, with one `preadv` a slice and nothing else a record: no await,
+no object, no log line.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsort_api.reasons import DSortError, Reason
+from dsort_worker.rows import Index
+from dsort_worker.shardfiles import ShardFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """Slices of input shards: shard ordinals, and offsets and lengths in bytes, each i8[n]."""
+
+    shard: Index
+    offset: Index
+    length: Index
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all slices."""
+        return int(self.length.sum())
+
+    def __getitem__(self, part: slice | Index | np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Slices:
+        return Slices(self.shard[part], self.offset[part], self.length[part])
+
+    def within(self, low: int, high: int, ends: Index) -> Slices:
+        """The part [low, high) of the slices' concatenation; `ends` is the cumulated length."""
+        first = int(np.searchsorted(ends, low, side="right"))
+        last = int(np.searchsorted(ends, high, side="left")) + 1
+        part = Slices(self.shard[first:last], self.offset[first:last].copy(), self.length[first:last].copy())
+        if len(part):
+            cut = low - int(ends[first] - self.length[first])
+            part.offset[0] += cut
+            part.length[0] -= cut
+            part.length[-1] -= max(0, int(ends[min(last, len(ends)) - 1]) - high)
+        return part
+
+
+def gather(files: ShardFiles, slices: Slices, out: memoryview, places: Index) -> None:
+    """Read each slice to out[place : place + length].
+
+    Raises DSortError InputChanged when a shard ends early, InputUnreadable when it cannot be read.
+    """
+    for low, high in _batches(slices.shard, files.capacity):
+        shards = slices.shard[low:high].tolist()
+        with files.opened(sorted(set(shards))) as fds:
+            _read(
+                files,
+                fds,
+                shards,
+                slices.offset[low:high].tolist(),
+                slices.length[low:high].tolist(),
+                places[low:high].tolist(),
+                out,
+            )
+
+
+def _batches(shards: Index, capacity: int) -> list[tuple[int, int]]:
+    """Cut so that no batch needs more files than may be open."""
+    if len(shards) <= capacity:
+        return [(0, len(shards))]
+    batches: list[tuple[int, int]] = []
+    low = 0
+    seen: set[int] = set()
+    for index, shard in enumerate(shards.tolist()):
+        if shard not in seen and len(seen) == capacity:
+            batches.append((low, index))
+            low = index
+            seen.clear()
+        seen.add(shard)
+    batches.append((low, len(shards)))
+    return batches
+
+
+def _read(
+    files: ShardFiles,
+    fds: dict[int, int],
+    shards: list[int],
+    offsets: list[int],
+    lengths: list[int],
+    places: list[int],
+    out: memoryview,
+) -> None:
+    preadv = os.preadv
+    for shard, offset, length, place in zip(shards, offsets, lengths, places, strict=True):
+        try:
+            got = preadv(fds[shard], (out[place : place + length],), offset)
+            while got < length:
+                more = preadv(fds[shard], (out[place + got : place + length],), offset + got)
+                if not more:
+                    raise DSortError(
+                        Reason.INPUT_CHANGED,
+                        f"shard {files.name(shard)} changed while the job ran: it ends at {offset + got}; run the job again",
+                    )
+                got += more
+        except OSError as error:
+            raise DSortError(
+                Reason.INPUT_UNREADABLE,
+                f"shard {files.name(shard)}: at offset {offset}: {error.strerror or error}",
+            ) from None

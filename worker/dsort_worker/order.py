@@ -1,0 +1,219 @@
+"""Order: keys, the stable sort of rows, and the splitters that give each rank a key range.
+
+The output order is total: by order key, then by the record's canonical place (shard ordinal, record ordinal). So equal
+keys never depend on timing, and a splitter can fall between two records of the same key.
+
+Shuffle is a sort by a keyed 64-bit mix, with splitmix64's finalizer (Steele, Lea and Flood, "Fast splittable pseudorandom
+number generators", OOPSLA 2014):
+
+    mix(x) = (x ^= x >> 30) *= 0xBF58476D1CE4E5B9; (x ^= x >> 27) *= 0x94D049BB133111EB; x ^ (x >> 31)
+    key(seed, shard, ordinal) = mix(mix(mix(seed + G) + shard * G) + ordinal * G)    G = 0x9E3779B97F4A7C15, modulo 2**64
+
+The permutation depends on the seed and on places alone, never on the number of ranks. These formulas are part of the
+contract: an output made by one version is remade by the next.
+
+Pure: numpy in, numpy out.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from dsort_worker.rows import U8, U32, U64, Index, RowBlock
+
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_MASK: Final = (1 << 64) - 1
+_CHUNK: Final = 1 << 16
+WORD: Final = 8
+"""Key bytes that one comparison takes: the width of the `key` column."""
+
+
+def mix(x: int) -> int:
+    """splitmix64's finalizer on one integer below 2**64."""
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def mix_array(x: U64) -> U64:
+    """`mix` on an array, in place."""
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def shuffle_keys(count: int, *, seed: int, shard: int) -> U64:
+    """Order keys of a shard's records 0..count-1 under Shuffle: u8[count]."""
+    base = mix((mix((seed + _GOLDEN) & _MASK) + shard * _GOLDEN) & _MASK)
+    keys = np.arange(count, dtype=np.uint64)
+    keys *= np.uint64(_GOLDEN)
+    keys += np.uint64(base)
+    return mix_array(keys)
+
+
+def md5_keys(keys: U8, lengths: U32) -> tuple[U8, U32]:
+    """The md5 digests of packed keys, packed: order keys of kind MD5."""
+    data = keys.tobytes()
+    digests = bytearray()
+    end = 0
+    for length in lengths.tolist():
+        digests += hashlib.md5(data[end : end + length], usedforsecurity=False).digest()
+        end += length
+    return np.frombuffer(digests, dtype=np.uint8), np.full(len(lengths), 16, dtype=np.uint32)
+
+
+def key_words(keys: U8, starts: Index, lengths: Index, *, level: int) -> U64:
+    """Bytes [8 * level, 8 * level + 8) of each key as a big-endian number, zeros past its end: u8[n]."""
+    words = np.empty(len(starts), dtype=np.uint64)
+    if not len(keys):
+        words[:] = 0
+        return words
+    columns = np.arange(level * WORD, level * WORD + WORD)
+    for low in range(0, len(starts), _CHUNK):
+        part = slice(low, low + _CHUNK)
+        index = starts[part, None] + columns
+        block = keys[np.minimum(index, len(keys) - 1)]
+        block[columns >= lengths[part, None]] = 0
+        words[part] = block.view(">u8")[:, 0]
+    return words
+
+
+def sort_order(block: RowBlock, *, descending: bool = False) -> Index:
+    """The permutation that sorts rows by (order key, canonical place): i8[n].
+
+    Rows must stand in canonical order: the sort is stable. With key bytes, ties of the first word are refined word by
+    word, and at last by length (a key comes before the keys that it begins).
+    """
+    flip = np.uint64(_MASK if descending else 0)
+    column = block.rows["key"] ^ flip
+    order = np.argsort(column, kind="stable")
+    if not block.has_keys:
+        return order
+    lengths = block.key_lengths.astype(np.int64)
+    starts = block.key_starts()
+    tied = _ties(column[order])
+    del column
+    level = 1
+    # `tied` are the positions in `order` that share all words so far with a neighbour; `group` says with which.
+    position = np.flatnonzero(tied >= 0)
+    group = tied[position]
+    while len(position):
+        rows = order[position]
+        if int(lengths[rows].max()) > level * WORD:
+            word = key_words(block.keys, starts[rows], lengths[rows], level=level) ^ flip
+        else:
+            word = lengths[rows].astype(np.uint64) ^ flip
+        inner = np.lexsort((word, group))
+        order[position] = rows[inner]
+        if int(lengths[rows].max()) <= level * WORD:
+            break
+        group, word = group[inner], word[inner]
+        same = np.zeros(len(position), dtype=bool)
+        same[1:] = (group[1:] == group[:-1]) & (word[1:] == word[:-1])
+        runs = _runs(same)
+        keep = runs >= 0
+        position, group = position[keep], runs[keep]
+        level += 1
+    return order
+
+
+def _ties(column: U64) -> Index:
+    """For a sorted column: the number of each run of equal values, -1 where a value stands alone."""
+    same = np.zeros(len(column), dtype=bool)
+    same[1:] = column[1:] == column[:-1]
+    return _runs(same)
+
+
+def _runs(same: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Index:
+    """same[i]: element i belongs to the run of element i - 1. The run's number, -1 for runs of one."""
+    runs = np.cumsum(~same)
+    alone = ~same
+    alone[:-1] &= ~same[1:]
+    runs[alone] = -1
+    return runs
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A place in the output order: key bytes (the u64 column as 8 big-endian bytes where there are no key bytes)."""
+
+    key: bytes
+    shard: int
+    ordinal: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Bounds taken at equal steps of bytes through a rank's sorted rows, each standing for `weight` blocks."""
+
+    bounds: tuple[Bound, ...]
+    weight: float
+
+
+def _comparison(descending: bool) -> Callable[[Bound, Bound], int]:
+    def compare(a: Bound, b: Bound) -> int:
+        if a.key != b.key:
+            return 1 if (a.key > b.key) != descending else -1
+        mine, other = (a.shard, a.ordinal), (b.shard, b.ordinal)
+        return (mine > other) - (mine < other)
+
+    return compare
+
+
+def equal_steps(total: int, count: int) -> Index:
+    """The middles of `count` equal parts of [0, total): i8[count]."""
+    return (np.arange(count, dtype=np.int64) * 2 + 1) * total // max(1, 2 * count)
+
+
+def cut(
+    bound_at: Callable[[int], Bound], count: int, splitters: Sequence[Bound], *, descending: bool = False
+) -> list[int]:
+    """Where each range begins among `count` sorted rows, and the end of the last: len(splitters) + 2 row numbers.
+
+    bound_at(i) is the place of row i; about log2(count) of them are looked at for each splitter.
+    """
+    compare = _comparison(descending)
+    result = [0]
+    for splitter in splitters:
+        low, high = result[-1], count
+        while low < high:
+            middle = (low + high) // 2
+            if compare(bound_at(middle), splitter) < 0:
+                low = middle + 1
+            else:
+                high = middle
+        result.append(low)
+    return [*result, count]
+
+
+def sample_size(ranks: int) -> int:
+    """Bounds that each rank reports: enough for an even split, bounded over all ranks."""
+    return max(16, min(1024, 65536 // ranks))
+
+
+def choose_splitters(samples: Sequence[Sample], *, ranks: int, descending: bool = False) -> list[Bound]:
+    """ranks - 1 bounds that split the bytes evenly, as far as the samples tell. Fewer when there are too few records.
+
+    Row x goes to the first rank whose range ends after it: range r begins at splitter r - 1.
+    """
+    compare = functools.cmp_to_key(_comparison(descending))
+    weighted = sorted(
+        ((bound, s.weight) for s in samples for bound in s.bounds), key=lambda pair: compare(pair[0])
+    )
+    total = sum(weight for _, weight in weighted)
+    splitters: list[Bound] = []
+    seen = 0.0
+    for bound, weight in weighted:
+        while len(splitters) < ranks - 1 and seen + weight / 2 >= total * (len(splitters) + 1) / ranks:
+            splitters.append(bound)
+        seen += weight
+    return splitters

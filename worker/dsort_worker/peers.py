@@ -1,0 +1,238 @@
+"""Requests to the other ranks: idempotent reads, retried until they succeed, the job ends, or the peer stays away too long.
+
+A request is addressed to a rank in an epoch. When the rank was replaced, the old epoch is refused and the asker waits for the
+next peer table. Nothing is consumed by being read, so a request that broke is simply made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+import aiohttp
+
+from dsort_api.messages import PROTOCOL, Peer, PeerTable
+from dsort_api.reasons import DSortError, Reason
+from dsort_worker.wire import (
+    CHECKSUM_SIZE,
+    EPOCH_HEADER,
+    FROM_HEADER,
+    PLAN_HEADER,
+    PROTOCOL_HEADER,
+    Checksum,
+    checksum_bytes,
+)
+
+T = TypeVar("T")
+
+READ_SIZE: Final = 256 << 10
+"""Bytes that the client buffers of a response before it stops reading."""
+
+_FIRST_DELAY: Final = 0.05
+_MOST_DELAY: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long requests wait, in seconds. peer: a peer that cannot be reached or does not make progress fails the rank after
+    that; whoever drives the ranks replaces a dead one much earlier."""
+
+    connect: float = 5.0
+    silence: float = 60.0
+    peer: float = 600.0
+    poll: float = 10.0
+
+
+class Sink(Protocol):
+    """Takes the payload of a stream, piece by piece."""
+
+    def feed(self, piece: memoryview) -> None:
+        """Copy the piece to its place."""
+
+
+class NotReady(Exception):
+    """The peer has not come that far (204), or is busy (503): ask again after `delay` seconds, it is alive."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__("not ready")
+        self.delay = delay
+
+
+class Broken(Exception):
+    """A request that failed and may be made again; the message says how."""
+
+
+class Peers:
+    """Knows where the other ranks are, and asks them."""
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        job: str,
+        token: str,
+        flows: int,
+        patience: Patience,
+        on_received: Callable[[int], None],
+    ) -> None:
+        self._rank = rank
+        self._patience = patience
+        self._on_received = on_received
+        self._table: PeerTable | None = None
+        self._newer = asyncio.Event()
+        self._flows = asyncio.Semaphore(flows)
+        self._random = random.Random(rank)  # noqa: S311 - jitter
+        self._headers = {
+            "Authorization": f"Bearer {token}",
+            PLAN_HEADER: job,
+            PROTOCOL_HEADER: str(PROTOCOL),
+            FROM_HEADER: str(rank),
+        }
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Peers:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._patience.connect, sock_read=self._patience.silence
+            ),
+            headers=self._headers,
+            skip_auto_headers=("Accept-Encoding", "User-Agent", "Accept"),
+            read_bufsize=READ_SIZE,
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def update(self, table: PeerTable) -> None:
+        """A new peer table."""
+        self._table = table
+        self._newer.set()
+
+    async def known(self) -> PeerTable:
+        """The peer table, as soon as there is one."""
+        while self._table is None:
+            self._newer.clear()
+            await self._newer.wait()
+        return self._table
+
+    async def post_json(self, rank: int, path: str, body: bytes) -> bytes:
+        """POST a JSON body until the peer answers 200; the answer's body."""
+
+        async def attempt(peer: Peer) -> bytes:
+            async with self._request("POST", peer, path, body, "application/json") as response:
+                await self._check(response)
+                return await response.read()
+
+        return await self._persist(rank, path, attempt)
+
+    async def stream(
+        self, rank: int, path: str, *, body: bytes = b"", sink: Callable[[], Sink], size: int | None = None
+    ) -> Sink:
+        """Ask for a stream until it has come whole with the right checksum; the sink that has it.
+
+        sink: makes a fresh sink for each attempt. size: bytes that the payload must have, where the asker knows.
+        """
+
+        async def attempt(peer: Peer) -> Sink:
+            async with (
+                self._flows,
+                self._request("POST", peer, path, body, "application/octet-stream") as response,
+            ):
+                await self._check(response)
+                into = sink()
+                await self._receive(response, into, size)
+                return into
+
+        return await self._persist(rank, path, attempt)
+
+    def _request(
+        self, method: str, peer: Peer, path: str, body: bytes, content_type: str
+    ) -> aiohttp.client._RequestContextManager:
+        if self._session is None:
+            raise RuntimeError("Peers is used outside its block")
+        headers = {EPOCH_HEADER: peer.epoch, "Content-Type": content_type}
+        return self._session.request(method, peer.url + path, data=body, headers=headers)
+
+    async def _check(self, response: aiohttp.ClientResponse) -> None:
+        match response.status:
+            case 200:
+                return
+            case 204:
+                raise NotReady(0.0)
+            case 503:
+                raise NotReady(float(response.headers.get("Retry-After", "0.5")))
+            case 426:
+                raise DSortError(Reason.PROTOCOL_MISMATCH, f"rank {response.url}: {await response.text()}")
+            case status:
+                raise Broken(f"{status} {(await response.text())[:300]}")
+
+    async def _receive(self, response: aiohttp.ClientResponse, sink: Sink, size: int | None) -> None:
+        length = response.content_length
+        if length is None or length < CHECKSUM_SIZE or (size is not None and length != size + CHECKSUM_SIZE):
+            raise Broken(f"a stream of {length} bytes where {size} and a checksum were asked for")
+        left = length - CHECKSUM_SIZE
+        checksum = Checksum()
+        tail = bytearray()
+        content = response.content
+        while True:
+            piece, _ = await content.readchunk()
+            if not piece:
+                break
+            view = memoryview(piece)
+            if len(view) > left:
+                tail += view[left:]
+                view = view[:left]
+            left -= len(view)
+            if len(view):
+                checksum.update(view)
+                try:
+                    sink.feed(view)
+                except ValueError as error:
+                    raise Broken(str(error)) from None
+                self._on_received(len(view))
+        if left or bytes(tail) != checksum_bytes(checksum):
+            raise Broken(
+                "the checksum of the stream is wrong" if not left else f"the stream ended {left} bytes early"
+            )
+
+    async def _persist(self, rank: int, path: str, attempt: Callable[[Peer], Awaitable[T]]) -> T:
+        deadline = time.monotonic() + self._patience.peer
+        delay = _FIRST_DELAY
+        while True:
+            table = await self.known()
+            try:
+                return await attempt(table.peers[rank])
+            except NotReady as answer:
+                # The peer is alive: patience starts anew, and its hint is followed with jitter.
+                deadline = time.monotonic() + self._patience.peer
+                delay = _FIRST_DELAY
+                await self._pause(answer.delay * self._random.uniform(1.0, 1.5), table)
+            except (Broken, aiohttp.ClientError, TimeoutError, OSError) as error:
+                if time.monotonic() > deadline:
+                    raise DSortError(
+                        Reason.PEER_LOST,
+                        f"rank {rank} did not answer {path} for {self._patience.peer:.0f} s: "
+                        f"{type(error).__name__}: {error}",
+                    ) from None
+                await self._pause(delay * self._random.uniform(0.5, 1.5), table)
+                delay = min(delay * 2, _MOST_DELAY)
+
+    async def _pause(self, seconds: float, table: PeerTable) -> None:
+        """Wait, but not past a newer peer table."""
+        if not seconds:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                while self._table is table:
+                    self._newer.clear()
+                    await self._newer.wait()
+        except TimeoutError:
+            return

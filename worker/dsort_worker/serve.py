@@ -1,0 +1,228 @@
+"""The data endpoint of a rank: its peers ask for steps, rows, cells and slices; every answer can be asked for again.
+
+    POST /v1/steps/{step}    {"rank": r, "report": {...}}   rank 0 only: the step's decision, or 204 until all have reported
+    POST /v1/rows/{rank}     the rows of this rank's shards in that rank's key range
+    POST /v1/cell/{cell}     the rows of this rank's range in that cell
+    POST /v1/slices          the bytes of slices of input shards, one after the other
+
+Long polls are bounded; payload goes out only because its receiver asked for it and holds the memory for it. A response has
+two buffers set aside for it: while one is on the wire the other is filled in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import Final
+
+import numpy as np
+from aiohttp import web
+
+from dsort_api.messages import PROTOCOL
+from dsort_api.reasons import DSortError, Reason
+from dsort_worker.admission import Admission, Busy
+from dsort_worker.decisions import Decisions
+from dsort_worker.promise import Promise
+from dsort_worker.rows import Index, RowBlock
+from dsort_worker.rowstore import RowStore, encode_block
+from dsort_worker.shardfiles import ShardFiles
+from dsort_worker.sources import FilePart, MemoryPart, ShardPart, Source
+from dsort_worker.wire import (
+    CHECKSUM_SIZE,
+    EPOCH_HEADER,
+    PLAN_HEADER,
+    PROTOCOL_HEADER,
+    Checksum,
+    checksum_bytes,
+    decode_slices,
+)
+
+MOST_BODY: Final = 256 << 20
+"""Bytes of a request body: a report of rank 0's steps or a slices request."""
+
+
+class Offers:
+    """What this rank has for its peers; each becomes true at some step of the job."""
+
+    def __init__(self) -> None:
+        self.files: Promise[ShardFiles] = Promise()
+        self.rows: Promise[tuple[RowStore, list[int]]] = Promise()
+        self.cells: Promise[tuple[RowBlock, Index]] = Promise()
+
+
+class DataServer:
+    """Serves one rank's offers."""
+
+    def __init__(
+        self,
+        offers: Offers,
+        *,
+        job: str,
+        epoch: str,
+        token: str,
+        admission: Admission,
+        threads: Executor,
+        decisions: Decisions | None,
+        poll: float,
+        silence: float,
+        on_sent: Callable[[int], None],
+        on_error: Callable[[DSortError], None],
+    ) -> None:
+        self._offers = offers
+        self._job = job
+        self._epoch = epoch
+        self._token = f"Bearer {token}"
+        self._admission = admission
+        self._threads = threads
+        self._decisions = decisions
+        self._poll = poll
+        self._silence = silence
+        self._on_sent = on_sent
+        self._on_error = on_error
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, *, host: str, port: int) -> str:
+        """Listen; returns the url."""
+        app = web.Application(middlewares=[self._guard], client_max_size=MOST_BODY)
+        app.router.add_post("/v1/steps/{step}", self._step)
+        app.router.add_post("/v1/rows/{rank}", self._rows)
+        app.router.add_post("/v1/cell/{cell}", self._cell)
+        app.router.add_post("/v1/slices", self._slices)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+        return f"http://{host}:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        """Stop listening and end what is in progress."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        headers = request.headers
+        if not hmac.compare_digest(headers.get("Authorization", ""), self._token):
+            return web.Response(status=401, text="this rank wants its job's bearer token")
+        if headers.get(PROTOCOL_HEADER) != str(PROTOCOL):
+            return web.Response(
+                status=426,
+                text=f"this rank speaks protocol {PROTOCOL}, the request has {headers.get(PROTOCOL_HEADER)}",
+            )
+        if headers.get(PLAN_HEADER) != self._job or headers.get(EPOCH_HEADER) != self._epoch:
+            return web.Response(status=409, text=f"this rank works on job {self._job} in epoch {self._epoch}")
+        try:
+            return await handler(request)
+        except Busy as busy:
+            return web.Response(
+                status=503, headers={"Retry-After": f"{busy.retry_after:.2f}"}, text=str(busy)
+            )
+        except ValueError as error:
+            return web.Response(status=400, text=str(error))
+        except DSortError as error:
+            self._on_error(error)
+            return web.Response(status=500, text=error.message)
+        except OSError as error:
+            if isinstance(error, ConnectionError | TimeoutError):
+                raise  # the receiver went away or took nothing: its own affair
+            self._on_error(DSortError(Reason.OUTPUT_UNWRITABLE, f"scratch file: {error.strerror or error}"))
+            raise
+
+    async def _step(self, request: web.Request) -> web.StreamResponse:
+        if self._decisions is None:
+            return web.Response(status=404, text="only rank 0 decides")
+        body = json.loads(await request.read())
+        decision = await self._decisions.decide(
+            request.match_info["step"], rank=int(body["rank"]), report=body["report"], wait=self._poll
+        )
+        if decision is None:
+            return web.Response(status=204)
+        return web.Response(body=decision, content_type="application/json")
+
+    async def _rows(self, request: web.Request) -> web.StreamResponse:
+        rank = int(request.match_info["rank"])
+        offer = await self._offers.rows.get(wait=self._poll)
+        if offer is None:
+            return web.Response(status=204)
+        store, cuts = offer
+        header, sections = store.sections(cuts[rank], cuts[rank + 1])
+        return await self._stream(request, FilePart(store.fd, header, sections))
+
+    async def _cell(self, request: web.Request) -> web.StreamResponse:
+        cell = int(request.match_info["cell"])
+        offer = await self._offers.cells.get(wait=self._poll)
+        if offer is None:
+            return web.Response(status=204)
+        block, cells = offer
+        low, high = np.searchsorted(cells, [cell, cell + 1])
+        return await self._stream(request, MemoryPart(encode_block(block, int(low), int(high))))
+
+    async def _slices(self, request: web.Request) -> web.StreamResponse:
+        files = await self._offers.files.get(wait=self._poll)
+        if files is None:
+            return web.Response(status=204)
+        slices = decode_slices(await request.read())
+        if len(slices):
+            if int(slices.shard.max()) >= len(files):
+                raise ValueError(f"shard {int(slices.shard.max())} is not in the listing")
+        return await self._stream(request, ShardPart(files, slices))
+
+    async def _stream(self, request: web.Request, source: Source) -> web.StreamResponse:
+        """Send a source and its checksum, with a slot of admission for as long as it takes."""
+        loop = asyncio.get_running_loop()
+        async with self._admission.slot() as buffers:
+            checksum = Checksum()
+            size = source.size
+
+            def fill(buffer: memoryview, low: int, high: int) -> memoryview:
+                view = buffer[: high - low]
+                source.read(low, high, view)
+                checksum.update(view)
+                return view
+
+            response = web.StreamResponse()
+            response.content_length = size + CHECKSUM_SIZE
+            if request.transport is not None:
+                # A buffer is filled again once its write has returned: it must have left the transport by then.
+                request.transport.set_write_buffer_limits(high=0)
+            step = len(buffers[0])
+            filling: asyncio.Future[memoryview] | None = None
+            try:
+                for index, low in enumerate(range(0, size, step)):
+                    if filling is None:
+                        filling = loop.run_in_executor(
+                            self._threads, fill, buffers[0], low, min(low + step, size)
+                        )
+                    view = await filling
+                    if not index:
+                        await response.prepare(request)
+                    following = low + step
+                    filling = None
+                    if following < size:
+                        filling = loop.run_in_executor(
+                            self._threads,
+                            fill,
+                            buffers[(index + 1) % 2],
+                            following,
+                            min(following + step, size),
+                        )
+                    await self._send(response, view)
+                    self._on_sent(len(view))
+                if not response.prepared:
+                    await response.prepare(request)
+                await self._send(response, checksum_bytes(checksum))
+                await response.write_eof()
+            finally:
+                if filling is not None and not filling.done():
+                    await asyncio.wait([filling])  # a thread still writes to a buffer: it is ours until then
+                    filling.exception()
+            return response
+
+    async def _send(self, response: web.StreamResponse, piece: memoryview | bytes) -> None:
+        """Write, and return when the transport has taken all of it; a receiver that takes nothing loses its slot."""
+        async with asyncio.timeout(self._silence):
+            await response.write(piece)

@@ -1,0 +1,221 @@
+"""Staging: output shards appear whole or not at all.
+
+    OUTPUT/.dsort/<job>/plan/       rank 0's decisions
+    OUTPUT/.dsort/<job>/stage/      shards being written, <number>.<epoch>
+    OUTPUT/.dsort/<job>/commits/    commit records of shards that are whole and on disk, <number>.json
+
+A shard is written under a name that carries the epoch of its writer, flushed to disk, and **committed** by an exclusive link
+of its commit record: of two writers (a rank and its replacement) one wins, and the bytes are the same. When every shard
+is committed, each is **published** by a hard link under its own name, which never overwrites, and the manifest comes last.
+Publishing works from commit records alone. What a job published can be told from what was there: it is the same file as
+the staged one, so it can be taken back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from dsort_api.reasons import DSortError, Reason
+
+FOLDER: Final = ".dsort"
+MANIFEST: Final = "dsort-manifest.json"
+FINDINGS: Final = "dsort-findings-"
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
+"""Errors of a file system that has no hard links."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A shard that is whole and on disk: its output name, the staged file, bytes, counts and checksum (xxh128, hex)."""
+
+    number: int
+    name: str
+    staged: str
+    bytes: int
+    records: int
+    members: int
+    checksum: str
+
+
+class Staging:
+    """The staging folder of one job in one output folder. Methods raise DSortError OutputUnwritable, OutputExists."""
+
+    def __init__(self, output: str, *, job: str, epoch: str) -> None:
+        self.output = output
+        self.home = os.path.join(output, FOLDER, job)
+        self.plan = os.path.join(self.home, "plan")
+        self._stage = os.path.join(self.home, "stage")
+        self._commits = os.path.join(self.home, "commits")
+        self._epoch = epoch
+
+    def create(self) -> None:
+        """Make the folders, the output folder as well."""
+        for folder in (self.plan, self._stage, self._commits):
+            with unwritable(folder):
+                os.makedirs(folder, exist_ok=True)
+
+    def staged_name(self, number: int) -> str:
+        """The name of a shard while this epoch writes it."""
+        return f"{number:08d}.{self._epoch}"
+
+    def staged_path(self, staged: str) -> str:
+        """Where a staged file lies."""
+        return os.path.join(self._stage, staged)
+
+    @property
+    def scratch(self) -> str:
+        """A folder for unlinked scratch files."""
+        return self._stage
+
+    def committed(self, number: int) -> Commit | None:
+        """The shard's commit record, where there is one and its file is still as it says."""
+        try:
+            with open(self._record(number), encoding="utf-8") as file:
+                commit = Commit(**json.load(file))
+        except (
+            FileNotFoundError,
+            ValueError,
+            TypeError,
+        ):  # none, or the machine stopped before it was on disk
+            return None
+        try:
+            size = os.stat(self.staged_path(commit.staged)).st_size
+        except FileNotFoundError:
+            return commit if self.is_mine(commit) else None
+        return commit if size == commit.bytes else None
+
+    def committed_numbers(self) -> set[int]:
+        """Numbers that have a commit record (it may turn out to be void)."""
+        return {int(name[:-5]) for name in self._names(self._commits) if name.endswith(".json")}
+
+    def commit(self, commit: Commit) -> None:
+        """Commit a shard whose bytes are on disk. A shard that was committed already stays as it is."""
+        path = self._record(commit.number)
+        temporary = f"{path}.{self._epoch}"
+        with unwritable(path):
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(asdict(commit), file)
+            try:
+                place(temporary, path)
+            except FileExistsError:
+                if self.committed(commit.number) is None:  # void: what it named never reached the disk
+                    os.replace(temporary, path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+    def publish(self, commit: Commit) -> None:
+        """Give a committed shard its name in the output folder; again is no error."""
+        final = os.path.join(self.output, commit.name)
+        staged = self.staged_path(commit.staged)
+        with unwritable(final):
+            try:
+                place(staged, final)
+            except (FileExistsError, FileNotFoundError):
+                if not self.is_mine(commit):
+                    raise DSortError(
+                        Reason.OUTPUT_EXISTS,
+                        f"spec.output: {final} was put there while the job ran; move it away or choose another output",
+                    ) from None
+
+    def is_mine(self, commit: Commit) -> bool:
+        """Whether the file of that name in the output folder is the one this job staged."""
+        final = os.path.join(self.output, commit.name)
+        staged = self.staged_path(commit.staged)
+        try:
+            if os.path.exists(staged):
+                return os.path.samefile(staged, final)
+            return os.stat(final).st_size == commit.bytes  # it was moved, where there are no hard links
+        except FileNotFoundError:
+            return False
+
+    def commits(self) -> Iterator[Commit]:
+        """All valid commit records, by number."""
+        for number in sorted(self.committed_numbers()):
+            commit = self.committed(number)
+            if commit is not None:
+                yield commit
+
+    def published(self) -> str | None:
+        """The manifest, when this job has been published whole: there is nothing left to do."""
+        path = os.path.join(self.output, MANIFEST)
+        return (
+            path if os.path.exists(os.path.join(self.plan, "publish.json")) and os.path.exists(path) else None
+        )
+
+    def take_back(self) -> int:
+        """Remove what this job published (never the file of somebody else); the number of files removed."""
+        removed = 0
+        for commit in self.commits():
+            if self.is_mine(commit):
+                os.unlink(os.path.join(self.output, commit.name))
+                removed += 1
+        for name in self._names(self.output):
+            if name.startswith(FINDINGS) and self._is_my_findings(name):
+                os.unlink(os.path.join(self.output, name))
+                removed += 1
+        return removed
+
+    def findings_path(self, rank: int) -> str:
+        """Where this epoch of a rank collects its findings."""
+        return os.path.join(self.home, f"{FINDINGS}{rank:05d}.{self._epoch}.jsonl")
+
+    def _is_my_findings(self, name: str) -> bool:
+        final = os.path.join(self.output, name)
+        return any(
+            os.path.samefile(os.path.join(self.home, mine), final)
+            for mine in self._names(self.home)
+            if mine.startswith(FINDINGS)
+        )
+
+    @staticmethod
+    def _names(folder: str) -> list[str]:
+        try:
+            return os.listdir(folder)
+        except FileNotFoundError:
+            return []
+
+    def remove(self) -> None:
+        """Remove the staging folder, and `.dsort` when no other job has one there."""
+        shutil.rmtree(self.home, ignore_errors=False)
+        with contextlib.suppress(OSError):  # another job's staging is in it
+            os.rmdir(os.path.join(self.output, FOLDER))
+
+    def _record(self, number: int) -> str:
+        return os.path.join(self._commits, f"{number:08d}.json")
+
+
+def place(source: str, target: str) -> None:
+    """Give a file a second name, never over another file: FileExistsError. Where there are no hard links it is moved."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+        os.rename(source, target)
+
+
+@contextlib.contextmanager
+def unwritable(path: str) -> Iterator[None]:
+    """Turn an OSError of writing into DSortError OutputUnwritable that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise DSortError(Reason.OUTPUT_UNWRITABLE, f"{path}: {error.strerror or error}") from error
+
+
+def sync_folder(path: str) -> None:
+    """Flush a folder's entries to disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
