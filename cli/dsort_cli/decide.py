@@ -16,6 +16,9 @@ KEEPS_STAGING = frozenset(
 )
 """After these the same job may well succeed when it is run again, so what it staged is left for it to continue with."""
 
+TRANSIENT = frozenset({Reason.INTERNAL, Reason.PEER_LOST})
+"""Failures of a rank that a new process may not meet again."""
+
 _REASON_OF_EXIT = {code: reason for reason, code in EXIT_CODES.items() if code > 2}
 
 
@@ -76,7 +79,7 @@ def decide(
     if failures:
         # A rank may end as Aborted because its peer told it to: the peer's own reason is the one to report.
         return Stop(
-            next((failure for failure in failures if failure.reason != Reason.ABORTED), failures[0])
+            next((failure for failure in failures if failure.reason is not Reason.ABORTED), failures[0])
         )
     dead = [view for view in ranks if view.exit_code is not None and not _completed(view)]
     if not dead:
@@ -107,9 +110,9 @@ def _completed(view: RankView) -> bool:
 def _lasting_failure(view: RankView) -> Failure | None:
     """Why the job cannot go on; None for a rank that is well, or whose end another try may not meet again."""
     if view.failure is not None:
-        return None if view.failure.reason == Reason.INTERNAL else view.failure
+        return None if view.failure.reason in TRANSIENT else view.failure
     reason = _REASON_OF_EXIT.get(view.exit_code) if view.exit_code is not None else None
-    if reason in (None, Reason.INTERNAL, Reason.ABORTED):
+    if reason is None or reason in TRANSIENT or reason is Reason.ABORTED:
         return None
     return Failure(
         reason=reason,

@@ -120,7 +120,7 @@ def is_complete(output: str, job_id: str) -> bool:
 
     try:
         with open(os.path.join(output, MANIFEST), encoding="utf-8") as file:
-            return bool(json.load(file)["job"]["id"] == job_id)
+            return str(json.load(file)["job"]["fingerprint"]).startswith(job_id)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

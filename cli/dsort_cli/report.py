@@ -175,9 +175,9 @@ def line(figures: Figures) -> str:
         amounts.append(f"{format_bytes(int(figures.rate))}/s")
     if figures.seconds_left is not None:
         amounts.append(f"{clock(figures.seconds_left)} left")
-    memory = [format_bytes(rank.rss) for rank in figures.ranks if rank.rss]
+    memory = max((rank.rss for rank in figures.ranks), default=0)
     if memory:
-        amounts.append(f"memory {', '.join(memory)}")
+        amounts.append(f"memory {format_bytes(memory)} a rank")
     amounts.append(f"at {clock(figures.elapsed)}")
     return " ".join([*parts, ", ".join(amounts)])
 
