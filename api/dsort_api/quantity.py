@@ -40,7 +40,7 @@ def format_bytes(size: float) -> str:
     """A size for a person: 1.97 GiB."""
     value = float(size)
     for unit in _UNITS:
-        if abs(value) < 1024 or unit == _UNITS[-1]:  # noqa: PLR2004 - the step between units
+        if abs(value) < 1024 or unit == _UNITS[-1]:
             break
         value /= 1024
     return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.2f} {unit}"

@@ -77,11 +77,8 @@ class _Part(BaseModel):
 
 def _check_url(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
-        pass
-    elif parts.scheme == "pvc" and _CLAIM.fullmatch(parts.netloc):
-        pass
-    else:
+    is_file = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/")
+    if not is_file and not (parts.scheme == "pvc" and _CLAIM.fullmatch(parts.netloc)):
         raise ValueError(f"{url!r} is not a url that works here: file:///absolute/path or pvc://claim/path")
     if parts.query or parts.fragment:
         raise ValueError(f"{url!r} has a '?' or '#'; write the path alone")
@@ -301,9 +298,8 @@ def _known(document: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any
         if alias not in document:
             continue
         value, inner = document[alias], field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(value, Mapping):
-            if inner.model_config.get("extra") == "forbid":
-                value = _known(value, inner)
+        if isinstance(inner, type) and issubclass(inner, _Part) and isinstance(value, Mapping):
+            value = _known(value, inner)
         result[alias] = value
     return result
 

@@ -120,7 +120,7 @@ class Stream:
 
 def _join_adjacent(slices: Slices, place: Index) -> tuple[Slices, Index]:
     """Make one slice of neighbours that are neighbours in the source as well."""
-    if len(slices) < 2:  # noqa: PLR2004 - a pair
+    if len(slices) < 2:
         return slices, place
     end = slices.offset[:-1] + slices.length[:-1]
     breaks = slices.shard[1:] != slices.shard[:-1]

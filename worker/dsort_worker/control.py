@@ -89,7 +89,7 @@ class ControlServer:
         if loop is not None and changed is not None and not loop.is_closed():
             loop.call_soon_threadsafe(changed.set)
 
-    async def _health(self, request: web.Request) -> web.Response:
+    async def _health(self, _: web.Request) -> web.Response:
         return web.json_response({"phase": self._state.phase, "rank": self._state.rank})
 
     async def _control(self, request: web.Request) -> web.Response:

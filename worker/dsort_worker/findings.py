@@ -55,7 +55,7 @@ class FindingsLog:
             self.count += 1
             if self.path is not None:
                 self._lines.append(json.dumps(asdict(finding)))
-                if len(self._lines) >= 4096:  # noqa: PLR2004 - bounded, whatever the number of findings
+                if len(self._lines) >= 4096:
                     self._write()
 
     def close(self) -> None:

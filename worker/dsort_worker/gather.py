@@ -56,15 +56,7 @@ def gather(files: ShardFiles, slices: Slices, out: memoryview, places: Index) ->
     for low, high in _batches(slices.shard, files.capacity):
         shards = slices.shard[low:high].tolist()
         with files.opened(sorted(set(shards))) as fds:
-            _read(
-                files,
-                fds,
-                shards,
-                slices.offset[low:high].tolist(),
-                slices.length[low:high].tolist(),
-                places[low:high].tolist(),
-                out,
-            )
+            _read(files, fds, shards, slices[low:high], places[low:high], out)
 
 
 def _batches(shards: Index, capacity: int) -> list[tuple[int, int]]:
@@ -85,16 +77,11 @@ def _batches(shards: Index, capacity: int) -> list[tuple[int, int]]:
 
 
 def _read(
-    files: ShardFiles,
-    fds: dict[int, int],
-    shards: list[int],
-    offsets: list[int],
-    lengths: list[int],
-    places: list[int],
-    out: memoryview,
+    files: ShardFiles, fds: dict[int, int], shards: list[int], slices: Slices, places: Index, out: memoryview
 ) -> None:
     preadv = os.preadv
-    for shard, offset, length, place in zip(shards, offsets, lengths, places, strict=True):
+    offsets, lengths = slices.offset.tolist(), slices.length.tolist()
+    for shard, offset, length, place in zip(shards, offsets, lengths, places.tolist(), strict=True):
         try:
             got = preadv(fds[shard], (out[place : place + length],), offset)
             while got < length:

@@ -111,7 +111,11 @@ class _Process:
         loop = asyncio.get_running_loop()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
-        self._state.on_told = lambda: loop.call_soon_threadsafe(self._told.set)
+
+        def told() -> None:
+            loop.call_soon_threadsafe(self._told.set)
+
+        self._state.on_told = told
         self._told.set()  # an order may have come before
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch())
@@ -165,7 +169,7 @@ class _Process:
             self._error = self._error or _cause(group) or self._unexpected(group)
         except DSortError as error:
             self._error = self._error or error
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - reported as InternalError, with its trace in the log
             self._error = self._error or self._unexpected(error)
         else:
             self._state.finish(outcome)

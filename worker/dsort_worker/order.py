@@ -139,7 +139,7 @@ def _runs(same: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Index:
     alone = ~same
     alone[:-1] &= ~same[1:]
     runs[alone] = -1
-    return runs
+    return runs.astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class Sample:
     weight: float
 
 
-def _comparison(descending: bool) -> Callable[[Bound, Bound], int]:
+def _comparison(*, descending: bool) -> Callable[[Bound, Bound], int]:
     def compare(a: Bound, b: Bound) -> int:
         if a.key != b.key:
             return 1 if (a.key > b.key) != descending else -1
@@ -181,7 +181,7 @@ def cut(
 
     bound_at(i) is the place of row i; about log2(count) of them are looked at for each splitter.
     """
-    compare = _comparison(descending)
+    compare = _comparison(descending=descending)
     result = [0]
     for splitter in splitters:
         low, high = result[-1], count
@@ -201,11 +201,11 @@ def sample_size(ranks: int) -> int:
 
 
 def choose_splitters(samples: Sequence[Sample], *, ranks: int, descending: bool = False) -> list[Bound]:
-    """ranks - 1 bounds that split the bytes evenly, as far as the samples tell. Fewer when there are too few records.
+    """Up to ranks - 1 bounds that split the bytes evenly, as far as the samples tell. Fewer when there are too few records.
 
     Row x goes to the first rank whose range ends after it: range r begins at splitter r - 1.
     """
-    compare = functools.cmp_to_key(_comparison(descending))
+    compare = functools.cmp_to_key(_comparison(descending=descending))
     weighted = sorted(
         ((bound, s.weight) for s in samples for bound in s.bounds), key=lambda pair: compare(pair[0])
     )

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 import aiohttp
 
@@ -28,6 +28,7 @@ from dsort_worker.wire import (
 )
 
 T = TypeVar("T")
+S = TypeVar("S", bound="Sink")
 
 READ_SIZE: Final = 256 << 10
 """Bytes that the client buffers of a response before it stops reading."""
@@ -38,8 +39,11 @@ _MOST_DELAY: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long requests wait, in seconds. peer: a peer that cannot be reached or does not make progress fails the rank after
-    that; whoever drives the ranks replaces a dead one much earlier."""
+    """How long requests wait, in seconds.
+
+    peer: a peer that cannot be reached or makes no progress fails the rank after that; whoever drives the ranks replaces a
+    dead one much earlier. silence: without a byte. poll: how long a peer holds a question that it cannot answer yet.
+    """
 
     connect: float = 5.0
     silence: float = 60.0
@@ -85,7 +89,7 @@ class Peers:
         self._table: PeerTable | None = None
         self._newer = asyncio.Event()
         self._flows = asyncio.Semaphore(flows)
-        self._random = random.Random(rank)  # noqa: S311 - jitter
+        self._random = random.Random(rank)
         self._headers = {
             "Authorization": f"Bearer {token}",
             PLAN_HEADER: job,
@@ -94,7 +98,7 @@ class Peers:
         }
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Peers:
+    async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
             timeout=aiohttp.ClientTimeout(
@@ -134,14 +138,14 @@ class Peers:
         return await self._persist(rank, path, attempt)
 
     async def stream(
-        self, rank: int, path: str, *, body: bytes = b"", sink: Callable[[], Sink], size: int | None = None
-    ) -> Sink:
+        self, rank: int, path: str, *, body: bytes = b"", sink: Callable[[], S], size: int | None = None
+    ) -> S:
         """Ask for a stream until it has come whole with the right checksum; the sink that has it.
 
         sink: makes a fresh sink for each attempt. size: bytes that the payload must have, where the asker knows.
         """
 
-        async def attempt(peer: Peer) -> Sink:
+        async def attempt(peer: Peer) -> S:
             async with (
                 self._flows,
                 self._request("POST", peer, path, body, "application/octet-stream") as response,

@@ -33,8 +33,8 @@ from dsort_worker.order import sample_size, sort_order
 from dsort_worker.packing import END_OF_ARCHIVE, PackingRule, Unit
 from dsort_worker.peers import Peers
 from dsort_worker.pools import Pools
-from dsort_worker.rowstore import RowsReceiver, RowStore
 from dsort_worker.rows import BLOCK, Index, RowBlock, join_blocks
+from dsort_worker.rowstore import RowsReceiver, RowStore
 from dsort_worker.scan import Indexer, Scanned, needs_keys, scan_share, tar_indexer
 from dsort_worker.serve import Offers
 from dsort_worker.shardfiles import ShardFiles

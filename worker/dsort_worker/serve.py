@@ -166,9 +166,8 @@ class DataServer:
         if files is None:
             return web.Response(status=204)
         slices = decode_slices(await request.read())
-        if len(slices):
-            if int(slices.shard.max()) >= len(files):
-                raise ValueError(f"shard {int(slices.shard.max())} is not in the listing")
+        if len(slices) and int(slices.shard.max()) >= len(files):
+            raise ValueError(f"shard {int(slices.shard.max())} is not in the listing")
         return await self._stream(request, ShardPart(files, slices))
 
     async def _stream(self, request: web.Request, source: Source) -> web.StreamResponse:

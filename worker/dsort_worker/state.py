@@ -23,6 +23,8 @@ from dsort_api.messages import (
     Phase,
     Progress,
     Stop,
+)
+from dsort_api.messages import (
     Warning as Notice,
 )
 

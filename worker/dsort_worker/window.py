@@ -34,7 +34,7 @@ class Placer:
                     raise ValueError("more bytes than were asked for")
                 at, left = places[following], lengths[following]
                 following += 1
-            take = left if left < size - low else size - low
+            take = min(size - low, left)
             out[at : at + take] = piece[low : low + take]
             at += take
             left -= take
