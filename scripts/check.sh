@@ -13,7 +13,7 @@ step() {
 step "ruff format" ruff format --check --quiet .
 step "ruff check" ruff check --quiet .
 step "mypy" mypy --no-error-summary
-step "import contracts" lint-imports --no-cache
+step "import contracts" lint-imports --no-cache --no-logo
 step "generated files" sh scripts/generate.sh --check
 step "requirements" python scripts/check_requirements.py
 
