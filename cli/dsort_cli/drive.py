@@ -76,6 +76,8 @@ class ControlClient:
         body = desired.model_dump_json()
         async with self._session.put(f"{url}/v1/control", data=body, timeout=timeout) as response:
             answer = await response.read()
+            if response.status >= 500:  # the rank is not itself; whether it lives on is for others to see
+                raise aiohttp.ClientPayloadError(f"the rank answered with status {response.status}")
             if response.status != 200:
                 text = " ".join(answer.decode(errors="replace").split())
                 raise DSortError(

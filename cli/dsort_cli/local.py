@@ -61,6 +61,7 @@ class LocalRun:
     token: str
     memory_budget: int
     backoff_limit: int
+    began: float
     deadline: float | None
     reporter: Reporter
     bounds: Bounds = field(default_factory=Bounds)
@@ -129,7 +130,7 @@ class LocalRun:
         if self.deadline is not None and now >= self.deadline and self._ending is None:
             self._ending = Failure(
                 reason=Reason.DEADLINE_EXCEEDED,
-                message="spec.activeDeadlineSeconds is over and the job is not complete",
+                message=f"spec.activeDeadlineSeconds: not complete after {now - self.began:.0f} seconds",
             )
         for process in self._board.running():
             patience = self.bounds.silence if process.link else self.bounds.ready
@@ -190,8 +191,10 @@ class LocalRun:
     def _nursery_failed(self, event: Event) -> None:
         asyncio.get_running_loop().remove_reader(self.nursery)
         if self._ending is None:
-            why = event.text or "the process that ranks are started from ended unexpectedly"
-            self._ending = Failure(reason=Reason.INTERNAL, message=f"ranks cannot be started: {why}")
+            why = f"cannot start: {event.text}" if event.text else "ended unexpectedly"
+            self._ending = Failure(
+                reason=Reason.INTERNAL, message=f"the process that ranks are forked from {why}"
+            )
         for process in self._board.running():
             process.exit_code = 1  # the kernel kills the ranks of a nursery that is gone
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _STARTS_RANKS = frozenset({"run", "plan"})
 
+EXIT_USAGE = 2
 EXIT_SIGINT = 130
 EXIT_SIGTERM = 143
 
@@ -100,7 +101,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     import argparse
 
-    top = argparse.ArgumentParser(
+    class Parser(argparse.ArgumentParser):
+        """Says what is wrong in one line, as everything else does."""
+
+        def error(self, message: str) -> NoReturn:
+            self.exit(EXIT_USAGE, f"error: {message}; see {self.prog} --help\n")
+
+    top = Parser(
         prog="dsort",
         description="Shuffle, sort and repack WebDataset tar shards on this machine.",
         epilog="Exit codes: 0 success, 2 usage, 130 Ctrl-C; all others are in docs/exit-codes.md.",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import argparse
 
     from dsort_api.messages import Failure
-    from dsort_api.spec import DSortJob
+    from dsort_api.spec import DSortJob, Memory
     from dsort_cli.folder import JobFolder
     from dsort_cli.local import End, LocalRun
     from dsort_cli.processes import Nursery
@@ -52,18 +52,27 @@ def _job(options: argparse.Namespace) -> DSortJob:
     job = read_job(options.file)
     spec = job.spec
     if options.memory is not None:
-        from dsort_api.spec import Memory
-
-        try:
-            spec = spec.model_copy(update={"memory": Memory.model_validate({"budget": options.memory})})
-        except ValueError as error:
-            text = str(error).splitlines()
-            raise DSortError(
-                Reason.INVALID_SPEC, f"--memory {options.memory}: {text[-2 if len(text) > 2 else -1].strip()}"
-            ) from None
+        spec = spec.model_copy(update={"memory": _memory(options.memory)})
     if options.command == "plan":
         spec = spec.model_copy(update={"dry_run": True})
     return job.model_copy(update={"spec": spec})
+
+
+def _memory(text: str) -> Memory:
+    from pydantic import ValidationError
+
+    from dsort_api.quantity import format_bytes
+    from dsort_api.spec import LEAST_BUDGET, Memory
+
+    try:
+        return Memory.model_validate({"budget": text})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        least = first["type"] == "greater_than_equal"
+        why = (
+            f"at least {format_bytes(LEAST_BUDGET)}" if least else first["msg"].removeprefix("Value error, ")
+        )
+        raise DSortError(Reason.INVALID_SPEC, f"--memory {text}: {why}") from None
 
 
 def _run(
@@ -159,6 +168,7 @@ def _start_ranks(
         token=token,
         memory_budget=spec.memory.bytes,
         backoff_limit=spec.backoff_limit,
+        began=began,
         deadline=began + spec.active_deadline_seconds if spec.active_deadline_seconds else None,
         reporter=reporter,
     )

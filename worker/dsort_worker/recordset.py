@@ -96,46 +96,40 @@ def compare(inputs: RecordSet, outputs: RecordSet) -> list[Difference]:
     sign = np.where(order < len(inputs), 1, -1)
     balance = np.add.reduceat(sign, starts)
     ends = np.append(starts[1:], len(both))
+    indexes: dict[tuple[str, str], ShardIndex] = {}
     result = []
-    for records, wanted, what in (
-        (inputs, balance > 0, "is in the inputs and not in the output"),
-        (outputs, balance < 0, "is in the output and not in the inputs"),
+    for records, wanted, here, there in (
+        (inputs, balance > 0, "the inputs", "the output"),
+        (outputs, balance < 0, "the output", "the inputs"),
     ):
         groups = np.flatnonzero(wanted)
+        groups = groups[np.argsort(order[starts[groups]], kind="stable")]  # in the order of the shards
         offset = 0 if records is inputs else len(inputs)
-        named = []
         for group in groups[:_MOST_NAMES].tolist():
-            mine = [
-                i - offset
-                for i in order[starts[group] : ends[group]].tolist()
-                if 0 <= i - offset < len(records)
-            ]
-            copies = abs(int(balance[group]))
-            named.append((mine[0], copies if len(mine) > 1 or copies > 1 else 0))
-        result += _named(records, named, what)
-        left = len(groups) - len(named)
-        if left:
-            result.append(Difference("*", f"{left} more different records: each {what}"))
+            copies = order[starts[group] : ends[group]] - offset
+            mine = copies[(copies >= 0) & (copies < len(records))]
+            shard, key = _name(records, int(mine[0]), indexes)
+            what = f"is in {here} and not in {there}"
+            if len(mine) < len(copies) or len(mine) > 1:
+                what = f"is {len(mine)} times in {here} and {len(copies) - len(mine)} times in {there}"
+            result.append(Difference(shard, f"record {key} {what}"))
+        left = len(groups) - _MOST_NAMES
+        if left > 0:
+            result.append(
+                Difference("*", f"{left} more records of {here} are not, or not as often, in {there}")
+            )
     return result
 
 
-def _named(records: RecordSet, entries: Sequence[tuple[int, int]], what: str) -> list[Difference]:
-    """Differences that name records by key; entries: (index in `records`, copies too many or 0)."""
-    keys: dict[int, tuple[bytes, U64]] = {}
-    result = []
-    for position, copies in entries:
-        place, ordinal = int(records.shard[position]), int(records.ordinal[position])
-        folder, name = records.shards[place]
-        if place not in keys:
-            index = index_shard(folder, name, want_keys=True)
-            ends = np.cumsum(index.key_length, dtype=np.uint64)
-            keys[place] = (index.keys.tobytes(), ends)
-        packed, ends = keys[place]
-        begin = int(ends[ordinal - 1]) if ordinal else 0
-        key = packed[begin : int(ends[ordinal])].decode("utf-8", "backslashreplace")
-        often = f" {copies} times more" if copies else ""
-        result.append(Difference(name, f"record {key} {what}{often}"))
-    return result
+def _name(records: RecordSet, position: int, indexes: dict[tuple[str, str], ShardIndex]) -> tuple[str, str]:
+    """Shard and key (escaped) of one record; `indexes` keeps what was read for others."""
+    shard, ordinal = records.shards[int(records.shard[position])], int(records.ordinal[position])
+    if shard not in indexes:
+        indexes[shard] = index_shard(*shard, want_keys=True)
+    index = indexes[shard]
+    end = int(index.key_length[: ordinal + 1].sum(dtype=np.int64))
+    key = index.keys[end - int(index.key_length[ordinal]) : end].tobytes()
+    return shard[1], key.decode("utf-8", "backslashreplace")
 
 
 def _hash_shard(path: str, index: ShardIndex, buffer: memoryview) -> U64:
