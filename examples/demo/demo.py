@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -111,8 +112,10 @@ def main() -> int:
     run("verify", str(claim / OUTPUT), "--deep", str(claim / INPUT))
 
     heading("4. Read both back with webdataset")
-    before = read(claim / INPUT, title="before", count=count)
-    after = read(claim / OUTPUT, title="after dsort run", count=count)
+    with ProcessPoolExecutor(2) as pool:
+        reading = pool.submit(read, claim / INPUT, title="before", count=count)
+        after = pool.submit(read, claim / OUTPUT, title="after dsort run", count=count).result()
+        before = reading.result()
     same = before.records == after.records
     chance = float(np.sum((np.bincount(before.reading.labels) / count) ** 2))
     picture = claim / "before-and-after.png"
