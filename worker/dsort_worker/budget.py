@@ -11,9 +11,9 @@ that was lent is dead after it (a late use raises ValueError).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,7 +77,7 @@ class Buffers:
         """Buffers in use now."""
         return self.count - self._free.qsize()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lend(self) -> AsyncIterator[memoryview]:
         """A buffer of `size` bytes for the length of the block. Its content is whatever the last owner left."""
         buffer = await self._free.get()
@@ -89,6 +89,7 @@ class Buffers:
             self._free.put_nowait(buffer)
 
     def close(self) -> None:
-        """Give the memory back. Raises BufferError when a view of a buffer is still held somewhere."""
+        """Give the memory back. A buffer of which a view is left (in the traceback of what ended the job) goes with it."""
         for buffer in self._all:
-            buffer.close()
+            with contextlib.suppress(BufferError):
+                buffer.close()

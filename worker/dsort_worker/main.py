@@ -196,7 +196,7 @@ class _Process:
         output_root = resolve(job.spec.output.url, settings.volumes, field="spec.output.url")
         division = divide(await self._budget)
         state.reserve(division.reserved)
-        staging = Staging(output_root, job=job.id, epoch=state.epoch)
+        staging = Staging(output_root, job=job.id, epoch=state.epoch, ranks=job.ranks)
         kept = not job.spec.dry_run
         if kept:
             staging.create()

@@ -110,7 +110,9 @@ class Rank:
         if self._spec.dry_run:
             return await self._plan(scanned, shards)
         await self._create(block, shards, listed, files)
-        return await self._publish(scanned, shards, files)
+        outcome = await self._publish(scanned, shards, files)
+        files.close()
+        return outcome
 
     async def _list(self) -> Listed:
         self._state.enter(Phase.LIST)
@@ -352,7 +354,6 @@ class Rank:
             "epoch": self._state.epoch,
         }
         decision = await self._step(steps.PUBLISH, report)
-        files.close()
         return Outcome(state="Complete", manifest=decision["manifest"])
 
     def _publish_shards(self, shards: list[OutputShard]) -> None:

@@ -1,8 +1,8 @@
 """Staging: output shards appear whole or not at all.
 
-    OUTPUT/.dsort/<job>/plan/       rank 0's decisions
-    OUTPUT/.dsort/<job>/stage/      shards being written, <number>.<epoch>
-    OUTPUT/.dsort/<job>/commits/    commit records of shards that are whole and on disk, <number>.json
+    OUTPUT/.dsort/<job>/plan/<ranks>/  rank 0's decisions, for that number of ranks
+    OUTPUT/.dsort/<job>/stage/         shards being written, <number>.<epoch>
+    OUTPUT/.dsort/<job>/commits/       commit records of shards that are whole and on disk, <number>.json
 
 A shard is written under a name that carries the epoch of its writer, flushed to disk, and **committed** by an exclusive link
 of its commit record: of two writers (a rank and its replacement) one wins, and the bytes are the same. When every shard
@@ -47,10 +47,10 @@ class Commit:
 class Staging:
     """The staging folder of one job in one output folder. Methods raise DSortError OutputUnwritable, OutputExists."""
 
-    def __init__(self, output: str, *, job: str, epoch: str) -> None:
+    def __init__(self, output: str, *, job: str, epoch: str, ranks: int = 0) -> None:
         self.output = output
         self.home = os.path.join(output, FOLDER, job)
-        self.plan = os.path.join(self.home, "plan")
+        self.plan = os.path.join(self.home, "plan", str(ranks))
         self._stage = os.path.join(self.home, "stage")
         self._commits = os.path.join(self.home, "commits")
         self._epoch = epoch
