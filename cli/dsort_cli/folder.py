@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LOCK = "lock"
 
-LOCK_SECONDS = 10.0
+LOCK_SECONDS = 3.0
 """How long a predecessor that is being killed may take to let go of the lock."""
 
 

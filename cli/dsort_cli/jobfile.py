@@ -35,7 +35,8 @@ def parse_yaml(text: str, *, name: str) -> dict[str, Any]:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         where = _place(error.problem_mark or error.context_mark)
-        raise DSortError(Reason.INVALID_SPEC, f"{name}{where}: {error.problem or error.context}") from None
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        raise DSortError(Reason.INVALID_SPEC, f"{name}{where}: {what}") from None
     except (yaml.YAMLError, ValueError) as error:
         # A value such as 2024-13-45 looks like a date to YAML and is none: that error has no place.
         raise DSortError(Reason.INVALID_SPEC, f"{name}: {' '.join(str(error).split())}") from None

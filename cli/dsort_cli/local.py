@@ -80,7 +80,8 @@ class LocalRun:
         self._hurry = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_reader(self.nursery, self._on_event)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in handlers:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
             async with ControlClient(token=self.token) as self._client, asyncio.TaskGroup() as self._group:
@@ -96,8 +97,9 @@ class LocalRun:
                 self._show_warnings()
                 return self._end(failure)
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number, handler in handlers.items():
                 loop.remove_signal_handler(number)
+                signal.signal(number, handler)
             loop.remove_reader(self.nursery)
 
     async def _steer(self) -> Failure | None:

@@ -30,8 +30,9 @@ class Terminated(BaseException):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    nursery = _nursery(given)
+    nursery = None
     try:
+        nursery = _nursery(given)
         return _run(given, nursery)
     except KeyboardInterrupt:
         return EXIT_SIGINT
