@@ -2,7 +2,7 @@
 # virtual environment outside the tree, keyed by the pinned requirements and by the path of this tree.
 
 SHELL := /bin/sh
-ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+ROOT := $(CURDIR)
 # The environments, caches and data of this tree; `make clean` removes it.
 HOUSE := $(shell . '$(ROOT)/scripts/house.sh' && house '$(ROOT)')
 
@@ -26,22 +26,22 @@ help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: demo-env ## Shuffle 20,000 photographs with two workers, prove it, and draw a picture of it
-	@$(DEMO)/python '$(ROOT)/examples/demo/demo.py' $(if $(DEMO_ARGS),$(DEMO_ARGS),--cache '$(HOUSE)/demo-data')
+	@'$(DEMO)/python' '$(ROOT)/examples/demo/demo.py' $(if $(DEMO_ARGS),$(DEMO_ARGS),--cache '$(HOUSE)/demo-data')
 
 test: dev-env ## Run every layer of tests that this machine can carry, with coverage (LAYERS="unit local" picks some)
-	@cd '$(ROOT)' && $(DEV)/python scripts/layers.py $(LAYERS) $(if $(PYTEST_ARGS),-- $(PYTEST_ARGS))
+	@cd '$(ROOT)' && '$(DEV)/python' scripts/layers.py $(LAYERS) $(if $(PYTEST_ARGS),-- $(PYTEST_ARGS))
 
 check: dev-env ## Format, lint, types, import contracts, generated files
-	@cd '$(ROOT)' && PATH="$(DEV):$$PATH" sh scripts/check.sh
+	@cd '$(ROOT)' && PATH='$(DEV)':"$$PATH" sh scripts/check.sh
 
 format: dev-env ## Format the code and take the fixes that ruff is sure of
-	@cd '$(ROOT)' && $(DEV)/ruff format . && $(DEV)/ruff check --fix .
+	@cd '$(ROOT)' && '$(DEV)/ruff' format . && '$(DEV)/ruff' check --fix .
 
 bench: bench-env ## Compare with cp, GNU tar, a tarfile script and webdataset on this machine
-	@cd '$(ROOT)' && $(BENCH)/python -m benchmarks $(BENCH_ARGS)
+	@cd '$(ROOT)' && '$(BENCH)/python' -m benchmarks $(BENCH_ARGS)
 
 generate: dev-env ## Write crds/ from the models
-	@cd '$(ROOT)' && PATH="$(DEV):$$PATH" sh scripts/generate.sh
+	@cd '$(ROOT)' && PATH='$(DEV)':"$$PATH" sh scripts/generate.sh
 
 requirements: dev-env ## Pin requirements/*.txt to pyproject.toml (UPGRADE=1: to the newest)
 	@UV='$(DEV)/uv' '$(ROOT)/scripts/requirements.sh'

@@ -28,7 +28,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 CORE_LEAST: Final = 100
 WHOLE_LEAST: Final = 90
 # From here on a line of pytest's is one of its closing lines: the list of what did not pass, and the last line.
-CLOSING: Final = re.compile(r"=+ (short test summary info|(\d+|no) \S.* in [\d.]+s.*) =+")
+CLOSING: Final = re.compile(r"(=+ )?(short test summary info|(\d+|no) \S.* in [\d.]+s.*?)( =+)?")
 COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 

@@ -10,6 +10,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pytest
 from coverage import CoverageData
 
 from dsort_worker.rank import Rank
@@ -27,6 +28,7 @@ spec:
 """
 
 
+@pytest.mark.timeout(120)
 def test_what_a_rank_runs_is_recorded(tmp_path: Path) -> None:
     (tmp_path / "input").mkdir()
     with tarfile.open(tmp_path / "input" / "a.tar", "w") as archive:
@@ -48,7 +50,7 @@ def test_what_a_rank_runs_is_recorded(tmp_path: Path) -> None:
         cwd=ROOT,
         env=environment,
         check=True,
-        timeout=50,
+        timeout=110,
     )
     subprocess.run([*coverage, "combine", "--quiet", data], cwd=ROOT, env=environment, check=True)
 
