@@ -58,12 +58,16 @@ is not a reason."""
 
 
 class DSortError(Exception):
-    """What ends a job: a reason, and one line that names the culprit (shard, member, offset or field) and what to do."""
+    """What ends a job: a reason, and one line that names the culprit (shard, member, offset or field) and what to do.
+
+    The message stays one line of UTF-8 whatever the culprit is called: names of files and members may hold line breaks,
+    terminal escapes and bytes that are no text, and these are written as escapes.
+    """
 
     def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
         self.reason = reason
-        self.message = message
+        self.message = message if message.isprintable() else "".join(map(_printable, message))
+        super().__init__(self.message)
 
     def __reduce__(self) -> tuple[type[DSortError], tuple[Reason, str]]:
         return type(self), (self.reason, self.message)
@@ -72,3 +76,7 @@ class DSortError(Exception):
     def exit_code(self) -> int:
         """The exit code of the reason."""
         return EXIT_CODES[self.reason]
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()

@@ -12,28 +12,36 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    Strict,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 
+from dsort_api.problems import describe, shown, sift, summary
 from dsort_api.quantity import parse_quantity
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.templates import OutputTemplate, parse_input
+from dsort_api.urls import LONGEST_URL, check_url
 
 GROUP: Final = "dsort.dev"
 VERSION: Final = "v1alpha1"
 LEAST_BUDGET: Final = 64 << 20
 DEFAULT_BUDGET: Final = 512 << 20
-_CLAIM: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+MOST_ENTRIES: Final = 16384
+LONGEST_ENTRY: Final = 1024
+LARGEST_QUANTITY: Final = 1 << 62
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LONGEST_NAME: Final = 253
 
 
 class PinnedInput(NamedTuple):
@@ -61,38 +69,47 @@ class OrderKind(StrEnum):
     SHUFFLE = "Shuffle"
 
 
-def _quantity(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a quantity of bytes such as 256Mi")  # noqa: TRY004 - pydantic reports ValueError
-    return parse_quantity(value) if isinstance(value, str) else value
+def _to_bytes(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{shown(value)} is not a quantity of bytes such as 256Mi")  # noqa: TRY004 - pydantic reports ValueError
+    size = parse_quantity(value)
+    if not 1 <= size <= LARGEST_QUANTITY:
+        raise ValueError(f"{shown(value)} is not between 1 byte and 4Ei")
+    return size
 
 
-Quantity = Annotated[int, BeforeValidator(_quantity), Field(ge=1, le=1 << 62)]
+def _is_entry(value: str) -> str:
+    parse_input(value)
+    return value
+
+
+def _least_budget(value: int) -> int:
+    if value < LEAST_BUDGET:
+        raise ValueError(f"{value} bytes are too few for a rank; 64Mi is the least")
+    return value
+
+
+Whole = Annotated[int, Strict()]
+"""A number that is one in the manifest, too: the API server takes no "42", 42.0 or true for it, and neither do we."""
+Flag = Annotated[bool, Strict()]
+Quantity = Annotated[int, BeforeValidator(_to_bytes)]
 """Bytes; written as a number or a Kubernetes quantity."""
+Url = Annotated[str, Field(max_length=LONGEST_URL), AfterValidator(check_url)]
+Entry = Annotated[str, Field(max_length=LONGEST_ENTRY), AfterValidator(_is_entry)]
 
 
 class _Part(BaseModel):
+    # Not defer_build: the process that ranks are forked from builds the validators once for all of them.
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
-
-
-def _check_url(url: str) -> str:
-    parts = urlsplit(url)
-    is_file = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/")
-    if not is_file and not (parts.scheme == "pvc" and _CLAIM.fullmatch(parts.netloc)):
-        raise ValueError(f"{url!r} is not a url that works here: file:///absolute/path or pvc://claim/path")
-    if parts.query or parts.fragment:
-        raise ValueError(f"{url!r} has a '?' or '#'; write the path alone")
-    if ".." in parts.path.split("/"):
-        raise ValueError(f"{url!r} has a '..'; write the path it means")
-    return url
 
 
 class Input(_Part):
     """What to read."""
 
-    url: str = Field(description="Folder of the input shards: pvc://claim/path, or file:///path.")
-    shards: tuple[str, ...] = Field(
+    url: Url = Field(description="Folder of the input shards: pvc://claim/path, or file:///path.")
+    shards: tuple[Entry, ...] = Field(
         default=(),
+        max_length=MOST_ENTRIES,
         description="Ranges (train-{000000..001281}.tar, train-@01281.tar), globs, folders ending in /, or names, relative "
         "to the url. Empty: every known archive below the url.",
     )
@@ -101,23 +118,11 @@ class Input(_Part):
         description="Reaction to a shard that a range or a name says must be there and is not.",
     )
 
-    @field_validator("url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        return _check_url(value)
-
-    @field_validator("shards")
-    @classmethod
-    def _shards(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in value:
-            parse_input(entry)
-        return value
-
 
 class Output(_Part):
     """What to write. At most one of shardSize, recordsPerShard and shardCount."""
 
-    url: str = Field(
+    url: Url = Field(
         description="Folder of the output shards: pvc://claim/path, or file:///path. It is created."
     )
     name: str = Field(
@@ -128,22 +133,17 @@ class Output(_Part):
         default=None,
         description="Bytes of records in a shard, as a quantity: 256Mi. Shards stay within one record of it.",
     )
-    records_per_shard: Annotated[int, Field(ge=1, le=1 << 40)] | None = Field(
+    records_per_shard: Annotated[Whole, Field(ge=1, le=1 << 40)] | None = Field(
         default=None, description="Records in a shard; the last has the rest."
     )
-    shard_count: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
+    shard_count: Annotated[Whole, Field(ge=1, le=10_000_000)] | None = Field(
         default=None,
         description="Number of shards of about equal bytes. Without any of the three: as many as the name has.",
     )
 
-    @field_validator("url")
-    @classmethod
-    def _url(cls, value: str) -> str:
-        return _check_url(value)
-
     @field_validator("name")
     @classmethod
-    def _name(cls, value: str) -> str:
+    def _is_template(cls, value: str) -> str:
         OutputTemplate.parse(value)
         return value
 
@@ -174,18 +174,22 @@ class Order(_Part):
         default=OrderKind.NONE,
         description="None: as in the input. Key: byte order of the record key. MD5: of its md5. Shuffle: by the seed.",
     )
-    seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] | None = Field(
+    seed: Annotated[Whole, Field(ge=0, le=(1 << 63) - 1)] | None = Field(
         default=None, description="Seed of Shuffle; 0 when none is given. The same seed gives the same bytes."
     )
-    descending: bool = Field(default=False, description="Reverse the keys of Key and MD5.")
+    descending: Flag = Field(default=False, description="Reverse the keys of Key and MD5.")
 
-    @model_validator(mode="after")
-    def _fits_kind(self) -> Order:
-        if self.descending and self.kind not in {OrderKind.KEY, OrderKind.MD5}:
-            raise ValueError(f"descending goes with kind Key or MD5, not {self.kind}")
-        if self.seed is not None and self.kind is not OrderKind.SHUFFLE:
-            raise ValueError(f"seed goes with kind Shuffle, not {self.kind}")
-        return self
+    @field_validator("seed", "descending")
+    @classmethod
+    def _fits_kind(cls, value: int | None, info: ValidationInfo) -> int | None:
+        # kind is validated before, and absent here when it is wrong: then that is what there is to say.
+        kind = info.data.get("kind")
+        if info.field_name == "seed":
+            if value is not None and kind not in {OrderKind.SHUFFLE, None}:
+                raise ValueError(f"a seed goes with kind Shuffle, not {kind}")
+        elif value and kind not in {OrderKind.KEY, OrderKind.MD5, None}:
+            raise ValueError(f"descending goes with kind Key or MD5, not {kind}")
+        return value
 
 
 class RecordReactions(_Part):
@@ -214,7 +218,7 @@ class RecordReactions(_Part):
 class Workers(_Part):
     """How many ranks work on the job. The output does not depend on it."""
 
-    count: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+    count: Annotated[Whole, Field(ge=1, le=1024)] | None = Field(
         default=None, description="Number of ranks; 1 when not given."
     )
 
@@ -222,7 +226,7 @@ class Workers(_Part):
 class Memory(_Part):
     """How much memory a rank may use. The output does not depend on it."""
 
-    budget: Annotated[Quantity, Field(ge=LEAST_BUDGET)] | None = Field(
+    budget: Annotated[Quantity, AfterValidator(_least_budget)] | None = Field(
         default=None,
         description="Memory of one rank, all in all, as a quantity: 512Mi (the default). 64Mi is the least.",
     )
@@ -244,11 +248,11 @@ class DSortJobSpec(_Part):
     )
     workers: Workers = Field(default_factory=Workers, description="How many ranks work on the job.")
     memory: Memory = Field(default_factory=Memory, description="How much memory a rank may use.")
-    dry_run: bool = Field(default=False, description="Plan only: everything up to packing, and no output.")
-    backoff_limit: Annotated[int, Field(ge=0, le=1000)] = Field(
+    dry_run: Flag = Field(default=False, description="Plan only: everything up to packing, and no output.")
+    backoff_limit: Annotated[Whole, Field(ge=0, le=1000)] = Field(
         default=6, description="How often ranks that died are started again before the job fails."
     )
-    active_deadline_seconds: Annotated[int, Field(ge=1, le=1 << 31)] | None = Field(
+    active_deadline_seconds: Annotated[Whole, Field(ge=1, le=1 << 31)] | None = Field(
         default=None, description="Seconds after which the job fails with DeadlineExceeded."
     )
 
@@ -261,11 +265,17 @@ class ObjectMeta(BaseModel):
     namespace: str | None = None
     uid: str | None = None
 
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, value: str) -> str:
+        if len(value) > _LONGEST_NAME or _NAME.fullmatch(value) is None:
+            raise ValueError(f"{value!r} is not a name: lower case letters, digits, '-' and '.', at most 253")
+        return value
 
-class DSortJob(BaseModel):
-    """A DSortJob resource."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
+class DSortJob(_Part):
+    """A DSortJob resource. status is handed on as it came: nothing is decided by it."""
+
     api_version: Literal["dsort.dev/v1alpha1"]
     kind: Literal["DSortJob"]
     metadata: ObjectMeta = Field(default_factory=ObjectMeta)
@@ -277,60 +287,35 @@ def load_job(manifest: object, *, strict: bool) -> DSortJob:
     """A DSortJob from parsed YAML or JSON (not text).
 
     strict: unknown fields are refused; otherwise they are left out. Raises DSortError InvalidSpec that names the field by
-    its path in the manifest and the value found there.
+    its path in the manifest, the value found there and what is allowed; of several problems the first, and their number.
     """
     if not isinstance(manifest, Mapping):
         raise DSortError(
             Reason.INVALID_SPEC, "the manifest is not a mapping with apiVersion, kind, metadata and spec"
         )
-    document: Any = manifest if strict else _known(dict(manifest), DSortJob)
+    known, unknown = sift(manifest, DSortJob)
+    problems = unknown if strict else []
     try:
-        return DSortJob.model_validate(document)
+        job = DSortJob.model_validate(known)
     except ValidationError as error:
-        raise DSortError(Reason.INVALID_SPEC, _describe(error)) from None
-
-
-def _known(document: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """The fields that the model knows, all the way down."""
-    result: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        alias = field.alias or name
-        if alias not in document:
-            continue
-        value, inner = document[alias], field.annotation
-        if isinstance(inner, type) and issubclass(inner, _Part) and isinstance(value, Mapping):
-            value = _known(value, inner)
-        result[alias] = value
-    return result
-
-
-def _describe(error: ValidationError) -> str:
-    first, *others = error.errors(include_url=False)
-    path = ""
-    for part in first["loc"]:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    message = first["msg"].removeprefix("Value error, ")
-    match first["type"]:
-        case "extra_forbidden":
-            message = "is not a field of a DSortJob"
-        case "missing":
-            message = "is needed and not there"
-        case "value_error":
-            pass
-        case _:
-            message = f"{message[0].lower()}{message[1:]}, not {first['input']!r}"
-    more = f" (and {len(others)} more)" if others else ""
-    return f"{path}: {message}{more}"
+        problems = problems + describe(error.errors(include_url=False))
+    else:
+        if not problems:
+            return job
+    raise DSortError(Reason.INVALID_SPEC, summary(problems))
 
 
 def job_fingerprint(spec: DSortJobSpec, inputs: Iterable[PinnedInput]) -> str:
     """sha256 (hex) of what decides the output's bytes and place: the inputs as pinned, output, order and records.
 
-    Workers, memory, deadlines and dryRun have no part in it.
+    Workers, memory, deadlines and dryRun have no part in it. What is left at its default has none either, so that a job
+    keeps its fingerprint, and its result, when a later version adds a field.
     """
-    content = {
-        **spec.model_dump(mode="json", by_alias=True, include={"input", "output", "order", "records"}),
-        "pinned": [list(shard) for shard in inputs],
-    }
+    content = spec.model_dump(
+        mode="json", by_alias=True, include={"input", "output", "order", "records"}, exclude_defaults=True
+    )
+    if not spec.order.seed:
+        content.get("order", {}).pop("seed", None)  # 0 is what no seed means
+    content["pinned"] = [list(shard) for shard in inputs]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -17,11 +17,19 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
-_BRACE: Final = re.compile(r"\{(\d+)\.\.(\d+)(?:\.\.(\d+))?\}")
-_AT: Final = re.compile(r"@(\d+)")
-_PERCENT: Final = re.compile(r"%(?:0(\d+))?d")
+ARCHIVES: Final = (".tar", ".tar.gz", ".tgz", ".tar.lz4", ".tar.zst", ".zip")
+"""Extensions of known archives; only the first is read and written by this version."""
+
+# Numbers have at most 18 digits: more would name no file, and int() refuses thousands with words of its own. [0-9] and not
+# \d, which takes the digits of every script.
+_BRACE: Final = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})(?:\.\.([0-9]{1,18}))?\}")
+_AT: Final = re.compile(r"@([0-9]{1,18})")
+_PERCENT: Final = re.compile(r"%(?:0([0-9]{1,3}))?d")
 _GLOB: Final = re.compile(r"[*?\[\]]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _MOST_NAMES: Final = 100_000_000
+_LONGEST_NAME: Final = 255
+_MOST_DIGITS: Final = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +100,23 @@ def parse_input(text: str) -> InputEntry:
     """An entry of `spec.input.shards`. Raises ValueError that names the text."""
     if not text:
         raise ValueError("'' is empty; name a shard, a range, a glob or a folder that ends in /")
-    if text.startswith("/") or ".." in text.replace("}", "/").replace("{", "/").split("/"):
-        raise ValueError(f"{text!r} must be a path below the url, without '..'")
+    if _CONTROL.search(text):
+        raise ValueError(f"{text!r} has a control character")
+    # A path has one spelling, or a shard that two entries name would be read twice. The dots in {0..9} are no component.
+    if not {"", ".", ".."}.isdisjoint(text.removesuffix("/").split("/")):
+        raise ValueError(f"{text!r} must be a path below the url, without '.', '..' or an empty part")
     if _PERCENT.search(text):
         raise ValueError(f"{text!r}: %d has no end and names outputs only; write a range such as {{0..9}}")
     found = _parse_range(text)
     if found is not None:
+        if text.endswith("/"):
+            raise ValueError(
+                f"{text!r} is a range of folders; write each folder as an entry, or a range of shards"
+            )
         return found
     if text.endswith("/"):
+        if _GLOB.search(text):
+            raise ValueError(f"{text!r} is a glob of folders; end it in /*.tar")
         return Prefix(text)
     return Glob(text) if _GLOB.search(text) else Exact(text)
 
@@ -114,15 +131,16 @@ def _parse_range(text: str) -> Range | None:
         )
     if not matches:
         return None
+    if pattern is _BRACE and _AT.search(rest):
+        raise ValueError(f"{text!r} has a range in braces and one with @; write both in braces")
     if _GLOB.search(rest):
         raise ValueError(f"{text!r} mixes a range and a glob; write two entries")
     numbers = tuple(_brace(match, text) if pattern is _BRACE else _at(match) for match in matches)
     ends = [0, *(match.end() for match in matches)]
     starts = [*(match.start() for match in matches), len(text)]
-    result = Range(tuple(text[low:high] for low, high in zip(ends, starts, strict=True)), numbers)
     if prod(len(one) for one in numbers) > _MOST_NAMES:
         raise ValueError(f"{text!r} has more than {_MOST_NAMES} names")
-    return result
+    return Range(tuple(text[low:high] for low, high in zip(ends, starts, strict=True)), numbers)
 
 
 def _brace(match: re.Match[str], text: str) -> _Numbers:
@@ -137,6 +155,22 @@ def _brace(match: re.Match[str], text: str) -> _Numbers:
 
 def _at(match: re.Match[str]) -> _Numbers:
     return _Numbers(0, int(match[1]), 1, len(match[1]))
+
+
+def _repeats(found: Range) -> bool:
+    """Whether two numbers may give one name: {0..11}{0..11} has 111 twice.
+
+    A number ends at the first character that is no digit. Where numbers stand together, one of them may vary in its
+    width, because the length tells it; two may not.
+    """
+    varying = 0
+    for text, numbers in zip(found.texts[:-1], found.numbers, strict=True):
+        if re.fullmatch("[0-9]*", text) is None:
+            varying = 0
+        varying += len(numbers.text(len(numbers) - 1)) > numbers.width
+        if varying > 1:
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +191,26 @@ class OutputTemplate:
         """
         if not text:
             raise ValueError("'' is empty; write a template such as train-%06d or train-{0000..0099}")
-        if "/" in text or "\0" in text or text.startswith("."):
-            raise ValueError(f"{text!r} must be a plain file name: no folder, no dot at the start")
+        if "/" in text or text.startswith(".") or _CONTROL.search(text):
+            raise ValueError(
+                f"{text!r} must be a plain file name: no folder, no dot at the start, no control characters"
+            )
+        other = next((known for known in ARCHIVES if known != suffix and text.endswith(known)), None)
+        if other is not None:
+            raise ValueError(
+                f"{text!r}: {other} is not written by this version; write {suffix}, or no extension"
+            )
+        template = cls._numbered(text, added="" if text.endswith(suffix) else suffix)
+        last = 10**_MOST_DIGITS if template.capacity is None else template.capacity
+        longest = len(template.name(last - 1).encode())
+        if longest > _LONGEST_NAME:
+            raise ValueError(f"{text!r} makes names of {longest} bytes; {_LONGEST_NAME} are the most")
+        return template
+
+    @classmethod
+    def _numbered(cls, text: str, *, added: str) -> OutputTemplate:
         if _GLOB.search(text):
             raise ValueError(f"{text!r} is a glob; outputs need a template such as train-%06d")
-        added = "" if text.endswith(suffix) else suffix
         percents = list(_PERCENT.finditer(text))
         if "%" in _PERCENT.sub("", text):
             raise ValueError(f"{text!r} has a % that is no number; write %d or %06d")
@@ -170,14 +219,18 @@ class OutputTemplate:
             if found is not None or len(percents) > 1:
                 raise ValueError(f"{text!r} has more than one kind of number; write one %06d, or ranges only")
             return cls(text, None, None, int(percents[0][1] or 0), added)
-        if found is not None:
-            return cls(text, len(found), found, 0, added)
-        return cls(text, 1, Range((text,), ()), 0, added)
+        if found is None:
+            return cls(text, 1, Range((text,), ()), 0, added)
+        if _repeats(found):
+            raise ValueError(
+                f"{text!r} gives one name twice; pad the numbers, as in {{00..11}}, or put a '-' between"
+            )
+        return cls(text, len(found), found, 0, added)
 
     def name(self, number: int) -> str:
-        """The name of output shard `number` (from 0). Raises IndexError past the capacity."""
+        """The name of output shard `number` (from 0). Raises IndexError past the capacity and below 0."""
+        if number < 0 or (self.capacity is not None and number >= self.capacity):
+            raise IndexError(f"{self.text!r} has no name {number}; it has {self.capacity}")
         if self._range is None:
             return _PERCENT.sub(str(number).zfill(self._width), self.text) + self._suffix
-        if not 0 <= number < len(self._range):
-            raise IndexError(f"{self.text!r} has {len(self._range)} names")
         return self._range.name(number) + self._suffix
