@@ -107,13 +107,13 @@ def parse_header(block: bytes) -> Header:
     )
 
 
-def key_length(name: bytes) -> int:
-    """The length of the record key in a member's name: up to the first dot after the last slash.
+def record_key(name: bytes) -> bytes:
+    """The record key in a member's name: all of it up to the first dot after the last slash.
 
     The first character of the base name is never that dot; without a dot the whole name is the key.
     """
     dot = name.find(b".", name.rfind(b"/") + 2)
-    return len(name) if dot < 0 else dot
+    return name if dot < 0 else name[:dot]
 
 
 def name_fault(name: bytes) -> str | None:

@@ -4,24 +4,18 @@ The data of an extended header is a sequence of records `<length> <keyword>=<val
 whole record. Most writers put nothing there that changes what a member is (times, owners), so whole batches are checked
 by `harmless` with numpy (tarbatch); `parse_records` reads any of them, one at a time. Both accept the same records.
 
-Pure: bytes and arrays in, values out.
+Pure: bytes in, values out.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
 MEANINGFUL: Final = frozenset({b"path", b"linkpath", b"size"})
 """Keywords that change a member's name, its link target or where it ends. `GNU.sparse.*` makes it a sparse member."""
 
 SPARSE: Final = b"GNU.sparse."
 _SPARSE_NAME: Final = b"GNU.sparse.name"
-
-Bytes2 = npt.NDArray[np.uint8]
-Bools = npt.NDArray[np.bool_]
 
 
 class PaxError(ValueError):
@@ -47,6 +41,11 @@ def parse_records(data: bytes) -> dict[bytes, bytes]:
         records[data[space + 1 : equals]] = data[equals + 1 : end - 1]
         position = end
     return records
+
+
+def is_harmless(records: dict[bytes, bytes]) -> bool:
+    """Whether these records leave the member what its own header says."""
+    return not (records.keys() & MEANINGFUL or is_sparse(records))
 
 
 def is_sparse(records: dict[bytes, bytes]) -> bool:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dsort_worker.rows import U8, U32, U64, Index, packed_keys
 from dsort_worker.tarhash import hash_names
-from dsort_worker.tarheaders import key_length
+from dsort_worker.tarheaders import record_key
 from dsort_worker.tarmember import Kind, Member
 
 Bools = npt.NDArray[np.bool_]
@@ -195,7 +195,7 @@ def _decide(
     """Settle the members `group` (of one key hash), which were read again as `found`."""
     records: dict[bytes, list[int]] = {}
     for index, member in enumerate(found):
-        records.setdefault(member.name[: key_length(member.name)], []).append(index)
+        records.setdefault(record_key(member.name), []).append(index)
     for key, record in records.items():
         members = [found[index] for index in record]
         kept, unsupported = settle(members)
@@ -287,7 +287,7 @@ def _emptied(lost: set[bytes], key_hash: U64, starts: U32, read: Callable[[int],
     empty = 0
     for key, begin, end in zip(keys, low.tolist(), high.tolist(), strict=True):
         names = (read(int(starts[number])).name for number in order[begin:end])
-        empty += not any(name[: key_length(name)] == key for name in names)
+        empty += not any(record_key(name) == key for name in names)
     return empty
 
 

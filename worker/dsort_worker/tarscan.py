@@ -7,28 +7,24 @@ raises CorruptShard whatever the reactions say; nothing is reported of such a sh
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
-
-import numpy as np
 
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.spec import Reaction, RecordReactions
 from dsort_worker.findings import Finding
 from dsort_worker.rows import U8, U32, U64
-from dsort_worker.tarhash import hash_names
-from dsort_worker.tarheaders import BLOCK, key_length
-from dsort_worker.tarmember import CorruptTar, Kind, Member, Source, read_member
-from dsort_worker.tarrecords import Batch, LeftOut, MemberLog, Records, ScanCancelled, assemble
+from dsort_worker.shardreader import ShardReader
+from dsort_worker.tarheaders import BLOCK
+from dsort_worker.tarmember import CorruptTar, Source
+from dsort_worker.tarmembers import Scan
+from dsort_worker.tarrecords import LeftOut, Records, ScanCancelled, assemble
 
 __all__ = ["BLOCK", "Finding", "ScanCancelled", "ScanCounts", "ShardIndex", "scan_tar"]
 
 SHARD_LIMIT: Final = BLOCK << 32
 """Bytes: offsets are u4 numbers of blocks."""
-_BATCH: Final = 4096
-_READ_AHEAD: Final = 4096
 _TAIL: Final = 1 << 20
 
 
@@ -70,41 +66,6 @@ class ShardIndex:
     counts: ScanCounts
 
 
-class _File:
-    """Reads of a shard by offset, with a small window: members lie close together, and headers even closer."""
-
-    def __init__(self, fd: int, *, name: str, size: int) -> None:
-        self._fd = fd
-        self._name = name
-        self._size = size
-        self._low = 0
-        self._window = b""
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Bytes [offset, offset + length) of the file, all of them."""
-        begin = offset - self._low
-        if begin < 0 or begin + length > len(self._window):
-            self._window = self._pread(offset, max(length, _READ_AHEAD))
-            self._low = offset
-            begin = 0
-            if len(self._window) < length:
-                raise DSortError(
-                    Reason.INPUT_CHANGED,
-                    f"shard {self._name}: it ends at offset {offset + len(self._window)}, but had {self._size} bytes "
-                    "when the input was listed; start the job again when nothing writes to it",
-                )
-        return self._window[begin : begin + length]
-
-    def _pread(self, offset: int, length: int) -> bytes:
-        try:
-            return os.pread(self._fd, length, offset)
-        except OSError as error:
-            raise DSortError(
-                Reason.INPUT_UNREADABLE,
-                f"shard {self._name}: reading at offset {offset} failed: {error.strerror}",
-            ) from error
-
-
 def scan_tar(
     fd: int,
     *,
@@ -128,9 +89,9 @@ def scan_tar(
             Reason.INPUT_UNREADABLE,
             f"shard {name}: it has {size} bytes; shards of more than 2 TiB are not supported, split it",
         )
-    file = _File(fd, name=name, size=size)
+    file = ShardReader(fd, name=name, size=size)
     try:
-        scan = _Scan(Source(size, file.read), want_keys=want_keys, cancelled=cancelled)
+        scan = Scan(file, want_keys=want_keys, cancelled=cancelled)
         scan.walk()
         found = assemble(scan.log, lost_keys=scan.lost_keys, read=scan.again, cancelled=cancelled)
         trailing = _trailing_data(scan.source, scan.position * BLOCK, cancelled)
@@ -152,88 +113,6 @@ def shown(name: bytes) -> str:
     """A member's name as one line of text: what is not UTF-8 or not printable is escaped."""
     decoded = name.decode("utf-8", "backslashreplace")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in decoded)
-
-
-class _Scan:
-    """The walk through one archive."""
-
-    def __init__(self, source: Source, *, want_keys: bool, cancelled: Callable[[], bool]) -> None:
-        self.source = source
-        self.log = MemberLog()
-        self.lost_keys: set[bytes] = set()
-        self.left_out: list[LeftOut] = []
-        self.members = 0
-        self.directories = 0
-        self.global_headers = 0
-        self.position = 0
-        self._want_keys = want_keys
-        self._cancelled = cancelled
-        self._last_key: bytes | None = None
-
-    def again(self, block: int) -> Member:
-        """The member that starts at `block`."""
-        return read_member(self.source, block)
-
-    def walk(self) -> None:
-        """Go to the end of the archive."""
-        ended = False
-        while not ended:
-            if self._cancelled():
-                raise ScanCancelled
-            ended = self._exact_batch(_BATCH)
-
-    def _exact_batch(self, count: int) -> bool:
-        """Take up to `count` members one by one; whether the archive ended."""
-        taken: list[Member] = []
-        ended = False
-        for _ in range(count):
-            member = read_member(self.source, self.position)
-            self.position = member.end
-            if member.kind is Kind.END:
-                ended = True
-                break
-            if self._take(member):
-                taken.append(member)
-        self._log_exact(taken)
-        return ended
-
-    def _take(self, member: Member) -> bool:
-        """Count a member; whether it may be carried."""
-        match member.kind:
-            case Kind.DIRECTORY:
-                self.directories += 1
-                return False
-            case Kind.GLOBAL:
-                self.global_headers += 1
-                if member.fault:
-                    self.left_out.append(LeftOut("unsupported", member.start, member.name, member.fault))
-                return False
-            case Kind.UNSUPPORTED:
-                self.members += 1
-                self.lost_keys.add(member.name[: key_length(member.name)])
-                self.left_out.append(LeftOut("unsupported", member.start, member.name, member.fault))
-                return False
-            case _:
-                self.members += 1
-                return True
-
-    def _log_exact(self, taken: list[Member]) -> None:
-        if not taken:
-            return
-        keys = [member.name[: key_length(member.name)] for member in taken]
-        same = [key == before for key, before in zip(keys, [self._last_key, *keys], strict=False)]
-        self._last_key = keys[-1]
-        firsts = [key for key, again in zip(keys, same, strict=True) if not again] if self._want_keys else []
-        batch = Batch(
-            start=np.array([member.start for member in taken], dtype=np.uint32),
-            length=np.array([member.end - member.start for member in taken], dtype=np.uint32),
-            key_hash=hash_names(keys),
-            name_hash=hash_names([member.name for member in taken]),
-            same=np.array(same),
-            keys=np.frombuffer(b"".join(firsts), dtype=np.uint8),
-            key_lengths=np.array([len(key) for key in firsts], dtype=np.uint32),
-        )
-        self.log.add(batch, [index for index, member in enumerate(taken) if member.kind is Kind.LINK])
 
 
 def _trailing_data(source: Source, begin: int, cancelled: Callable[[], bool]) -> int | None:
@@ -272,7 +151,7 @@ def _react(
             report(Finding(left.kind, shard, shown(left.name), left.start * BLOCK, left.detail))
 
 
-def _index(scan: _Scan, found: Records, *, trailing_data: bool) -> ShardIndex:
+def _index(scan: Scan, found: Records, *, trailing_data: bool) -> ShardIndex:
     kept = int(found.members.sum())
     unsupported = len(scan.left_out) + sum(left.kind == "unsupported" for left in found.left_out)
     counts = ScanCounts(

@@ -1,0 +1,255 @@
+"""Tar headers by the thousand: matrices of header blocks, checked and read with numpy.
+
+Only what is plain is decided here: regular files with numbers in octal digits, a right checksum and a whole name in the
+header. Everything else is left to tarmember, which decides the same of a plain member too (a property test holds them
+together). A word of a header is read as a little-endian u64, so that one operation looks at eight bytes.
+
+Pure: arrays in, arrays out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dsort_worker.rows import U8, U64, Index
+from dsort_worker.tarhash import hash_matrix
+from dsort_worker.tarheaders import BLOCK
+from dsort_worker.tarpax import PaxError, is_harmless, parse_records
+
+Bools = npt.NDArray[np.bool_]
+
+_u = np.uint64
+_NAME: Final = 100
+_ROWS_AT_ONCE: Final = 256
+_WIDTHS: Final = (32, 64, 104)
+_NO_DIGIT: Final = _u(0xF8F8F8F8F8F8F8F8)
+_ZEROS: Final = _u(0x3030303030303030)
+_HIGH_HALF: Final = _u(0xFFFFFFFF00000000)
+_EVEN: Final = _u(0x00FF00FF00FF00FF)
+# _KEEP[n]: the mask that keeps the first n bytes of a name of 13 words.
+_KEEP: Final = np.where(np.arange(104) < np.arange(105)[:, None], 255, 0).astype(np.uint8).view("<u8")
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderFacts:
+    """What a matrix of n header blocks says. size is right only where sound."""
+
+    typeflag: U8
+    size: Index
+    sound: Bools
+    """The checksum is right, the size is plain octal, and no ustar prefix belongs to the name."""
+
+
+def octal(words: U64) -> U64:
+    """The values of eight octal digits a word, the first one in the lowest byte, each byte 0..7: u64[n] below 2**24."""
+    pairs = ((words << _u(3)) + (words >> _u(8))) & _EVEN
+    fours = ((pairs << _u(6)) + (pairs >> _u(16))) & _u(0x0000FFFF0000FFFF)
+    return ((fours << _u(12)) + (fours >> _u(32))) & _u(0xFFFFFFFF)
+
+
+def sizes(words: U64) -> tuple[Index, Bools]:
+    """The size fields of header blocks as words u64[n, 64]: (bytes, whether eleven octal digits and a NUL or space)."""
+    high = (words[:, 15] ^ _ZEROS) & _HIGH_HALF
+    low = words[:, 16] ^ _ZEROS
+    end = words[:, 16] >> _u(56)
+    digits = low << _u(8)
+    plain = (((high | digits) & _NO_DIGIT) == 0) & ((end == 0) | (end == _u(0x20)))
+    value = (octal(high) << _u(21)) | octal(digits)
+    return value.view(np.int64), plain
+
+
+def header_facts(headers: U8) -> HeaderFacts:
+    """Look at header blocks u8[n, 512]. The checksum fields are overwritten with spaces."""
+    words = headers.view("<u8")
+    size, sound = sizes(words)
+    # Bytes 148..155: six octal digits and a NUL or space, then whatever.
+    claimed = (words[:, 18] >> _u(32)) | (words[:, 19] << _u(32))
+    digits = (claimed ^ _ZEROS) << _u(16)
+    end = (claimed >> _u(48)) & _u(0xFF)
+    sound &= ((digits & _NO_DIGIT) == 0) & ((end == 0) | (end == _u(0x20)))
+    headers[:, 148:156] = 0x20
+    sound &= octal(digits) == byte_sums(words)
+    sound &= headers[:, 345] == 0
+    return HeaderFacts(headers[:, 156].copy(), size, sound)
+
+
+def byte_sums(words: U64) -> U64:
+    """The sums of the bytes of each block, as words u64[n, 64]: u64[n]."""
+    lanes = np.empty(len(words), dtype=np.uint64)
+    # A few rows at a time: what stays in the cache costs a third, and big temporary arrays are fresh pages every time.
+    even = np.empty((_ROWS_AT_ONCE, BLOCK // 8), dtype=np.uint64)
+    odd = np.empty_like(even)
+    for low in range(0, len(words), _ROWS_AT_ONCE):
+        part = words[low : low + _ROWS_AT_ONCE]
+        count = len(part)
+        np.right_shift(part, _u(8), out=odd[:count])
+        np.bitwise_and(odd[:count], _EVEN, out=odd[:count])
+        np.bitwise_and(part, _EVEN, out=even[:count])
+        np.add(even[:count], odd[:count], out=odd[:count])
+        # 16-bit lanes: 64 words times two bytes of at most 255 stay below 2**16.
+        np.add.reduce(odd[:count], axis=1, out=lanes[low : low + count])
+    halves = (lanes & _u(0x0000FFFF0000FFFF)) + ((lanes >> _u(16)) & _u(0x0000FFFF0000FFFF))
+    total: U64 = (halves + (halves >> _u(32))) & _u(0xFFFFFFFF)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class NameFacts:
+    """The names of m plain headers. names and keys: words u64[m, w], zeros past their ends."""
+
+    names: U64
+    keys: U64
+    lengths: Index
+    key_lengths: Index
+    name_hash: U64
+    key_hash: U64
+    odd: Bools
+    """Empty, absolute, or with two dots in a row: to be looked at exactly."""
+
+    def name(self, row: int) -> bytes:
+        """The name of one of them."""
+        return bytes(self.names[row].tobytes()[: int(self.lengths[row])])
+
+    def key(self, row: int) -> bytes:
+        """The record key of one of them."""
+        return bytes(self.keys[row].tobytes()[: int(self.key_lengths[row])])
+
+    def packed_keys(self, rows: Index) -> U8:
+        """The record keys of `rows`, packed."""
+        matrix = self.keys[rows].view(np.uint8)
+        return matrix[np.arange(matrix.shape[1]) < self.key_lengths[rows, None]]
+
+
+def name_facts(headers: U8, rows: Index) -> NameFacts:
+    """Look at the name fields of the rows `rows` of header blocks u8[n, 512]."""
+    words, lengths = _names(headers, rows)
+    words &= _KEEP[:, : words.shape[1]][lengths]
+    matrix = words.view(np.uint8)
+    dots = matrix == 0x2E
+    odd = (lengths == 0) | (matrix[:, 0] == 0x2F)
+    doubled = dots[:, 1:] & dots[:, :-1]
+    if doubled.any():
+        odd |= doubled.any(axis=1)
+    slashes = matrix == 0x2F
+    if slashes.any():
+        width = matrix.shape[1]
+        behind = width - np.argmax(slashes[:, ::-1], axis=1)
+        behind[~slashes.any(axis=1)] = 0
+        dots &= np.arange(width) > behind[:, None]
+        odd |= behind == lengths
+    else:
+        dots[:, 0] = False
+    dot = np.argmax(dots, axis=1)
+    key_lengths = np.where(dot > 0, dot, lengths)
+    keys = words & _KEEP[:, : words.shape[1]][key_lengths]
+    return NameFacts(
+        names=words,
+        keys=keys,
+        lengths=lengths,
+        key_lengths=key_lengths,
+        name_hash=hash_matrix(words.T, lengths),
+        key_hash=hash_matrix(keys.T, key_lengths),
+        odd=odd,
+    )
+
+
+def _names(headers: U8, rows: Index) -> tuple[U64, Index]:
+    """The name fields as words, of the narrowest width that shows the end of each, and their lengths."""
+    fields = headers.view("<u8")
+    for width in _WIDTHS:
+        words = np.ascontiguousarray(fields[rows, : width // 8])
+        matrix = words.view(np.uint8)
+        matrix[:, _NAME:] = 0
+        ends = matrix == 0
+        lengths = np.argmax(ends, axis=1)
+        if ends[lengths == 0, 0].all():  # argmax is 0 too where there is no end within the width
+            return words, lengths
+    raise AssertionError("bytes 100..103 are zeros")
+
+
+# Keywords that nearly every PAX header of a data set consists of, as (number of bytes with the "=", three masked words).
+_PLAIN_KEYWORDS: Final = tuple(
+    (len(keyword), *(np.frombuffer(keyword.ljust(24, b"\x00"), dtype="<u8").tolist()))
+    for keyword in (
+        b"mtime=", b"atime=", b"ctime=", b"uid=", b"gid=", b"uname=", b"gname=", b"comment=", b"SCHILY.dev=", b"SCHILY.ino=",
+        b"SCHILY.nlink=", b"LIBARCHIVE.creationtime=",
+    )
+)  # fmt: skip
+
+
+def harmless(data: U8, size: Index) -> Bools:
+    """Which extended headers set nothing that changes what their member is: bool[k].
+
+    data u8[k, 512]: their data blocks; size[k] <= 512: the bytes of each.
+    """
+    good = np.zeros(len(data), dtype=bool)
+    flat = np.zeros(data.size + 64, dtype=np.uint8)
+    flat[: data.size] = data.reshape(-1)
+    # Every eight bytes of the data as a word, at whatever address.
+    words = np.ndarray(len(flat) - 7, dtype="<u8", buffer=flat, strides=(1,))
+    rows = np.arange(len(data))
+    position = np.zeros(len(data), dtype=np.int64)
+    while len(rows):
+        at = rows * BLOCK + position
+        finished = (position == size[rows]) | (flat[at] == 0)
+        good[rows[finished]] = True
+        going = ~finished
+        rows, position, at = rows[going], position[going], at[going]
+        length, after = _record_length(flat, at)
+        end = position + length
+        room = end - (position + after)
+        plain = (length > 0) & (end <= size[rows]) & (flat[np.minimum(at + length, len(flat)) - 1] == 0x0A)
+        plain &= _has_plain_keyword(words, at + after, room)
+        for index in np.flatnonzero(~plain).tolist():
+            row = int(rows[index])
+            good[row] = _harmless_one(data[row, : int(size[row])].tobytes())
+        rows, position = rows[plain], end[plain]
+    return good
+
+
+def _harmless_one(data: bytes) -> bool:
+    try:
+        return is_harmless(parse_records(data))
+    except PaxError:
+        return False
+
+
+def _record_length(flat: U8, at: Index) -> tuple[Index, Index]:
+    """The lengths of the records at `at`, and how many bytes their digits and the space take; 0, where not 1 to 3 digits."""
+    length = np.zeros(len(at), dtype=np.int64)
+    after = np.zeros(len(at), dtype=np.int64)
+    value = np.zeros(len(at), dtype=np.int64)
+    reading = np.ones(len(at), dtype=bool)
+    for column in range(4):
+        byte = flat[at + column]
+        ended = reading & (byte == 0x20) & (column > 0)
+        length[ended] = value[ended]
+        after[ended] = column + 1
+        digit = byte - np.uint8(0x30)
+        reading &= digit < 10
+        value = value * 10 + digit
+    return length, after
+
+
+def _has_plain_keyword(words: U64, at: Index, room: Index) -> Bools:
+    """Whether one of the plain keywords and its "=" stand at `at`, within `room` bytes."""
+    found = np.zeros(len(at), dtype=bool)
+    at = np.minimum(at, len(words) - 17)
+    first, second, third = words[at], words[at + 8], words[at + 16]
+    for size, *wanted in _PLAIN_KEYWORDS:
+        same = (first & _keep(size)) == _u(wanted[0])
+        if size > 8 and same.any():
+            same &= ((second & _keep(size - 8)) == _u(wanted[1])) & (
+                (third & _keep(size - 16)) == _u(wanted[2])
+            )
+        found |= same & (room >= size)
+    return found
+
+
+def _keep(size: int) -> np.uint64:
+    """The mask of the first `size` bytes of a word."""
+    return _u((1 << (8 * min(max(size, 0), 8))) - 1)

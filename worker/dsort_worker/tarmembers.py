@@ -1,0 +1,210 @@
+"""All members of one tar: batches of plain ones through numpy, the others one by one, in the order of the archive.
+
+Both ways say the same of a member that both can read; which one was taken is visible in time only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Final, assert_never
+
+import numpy as np
+
+from dsort_worker.rows import Index
+from dsort_worker.shardreader import ShardReader
+from dsort_worker.tarbatch import Bools, HeaderFacts, NameFacts, harmless, header_facts, name_facts
+from dsort_worker.tarhash import hash_names
+from dsort_worker.tarheaders import BLOCK, FILE_TYPES, record_key
+from dsort_worker.tarmember import EXTENSIONS, Kind, Member, Source, read_member
+from dsort_worker.tarrecords import Batch, LeftOut, MemberLog, ScanCancelled
+from dsort_worker.tarwalk import Collected, Walker
+
+_EXACT: Final = 64
+"""Members that are read one by one when the walk was wrong, before it is tried again; doubled each time."""
+_EXACT_LIMIT: Final = 4096
+_FILES: Final = np.isin(np.arange(256), list(FILE_TYPES))
+_EXTENSIONS: Final = np.isin(np.arange(256), list(EXTENSIONS))
+
+
+class Scan:
+    """The walk through one archive, and what it met."""
+
+    def __init__(self, reader: ShardReader, *, want_keys: bool, cancelled: Callable[[], bool]) -> None:
+        self.source = Source(reader.size, reader.read)
+        self.log = MemberLog()
+        self.lost_keys: set[bytes] = set()
+        self.left_out: list[LeftOut] = []
+        self.members = 0
+        self.directories = 0
+        self.global_headers = 0
+        self.position = 0
+        """The next block to look at; at the end, the one behind the end of the archive."""
+        self.ended = False
+        self._walker = Walker(reader)
+        self._want_keys = want_keys
+        self._cancelled = cancelled
+        self._last_key: bytes | None = None
+        self._distrust = _EXACT
+
+    def again(self, block: int) -> Member:
+        """The member that starts at `block`. Raises CorruptTar."""
+        return read_member(self.source, block)
+
+    def walk(self, *, plainly: bool = True) -> None:
+        """Go to the end of the archive. plainly=False: every member by itself. Raises CorruptTar, ScanCancelled."""
+        while not self.ended:
+            if self._cancelled():
+                raise ScanCancelled
+            if plainly and self._by_batch():
+                self._distrust = _EXACT
+            elif not self.ended:
+                self._one_by_one(self._distrust)
+                self._distrust = min(2 * self._distrust, _EXACT_LIMIT)
+
+    def _one_by_one(self, count: int) -> None:
+        """Take up to `count` members."""
+        taken: list[Member] = []
+        for _ in range(count):
+            member = read_member(self.source, self.position)
+            self.position = member.end
+            if self._take(member):
+                taken.append(member)
+            if self.ended:
+                break
+        self._add_mixed(taken)
+
+    def _by_batch(self) -> bool:
+        """Take the members of a batch of headers; False where the walk was wrong about where they are."""
+        batch = self._walker.collect(self.position)
+        count = len(batch.places)
+        if not count:
+            return False
+        facts = header_facts(batch.headers)
+        ends = batch.places + 1 + (facts.size + (BLOCK - 1)) // BLOCK
+        follows = ends <= self.source.size // BLOCK
+        follows[:-1] &= ends[:-1] == batch.places[1:]
+        sound = facts.sound & follows
+        plain_rows = np.flatnonzero(sound & _FILES[facts.typeflag])
+        names = name_facts(batch.headers, plain_rows)
+        plain = np.zeros(count, dtype=bool)
+        plain[plain_rows[~names.odd]] = True
+        good, starts, settled = _chains(plain, _EXTENSIONS[facts.typeflag], _harmless(batch, facts, sound))
+        taken: list[tuple[int, Member]] = []
+        resume = 0
+        trusted = True
+        self.position = int(ends[-1])
+        for row in np.flatnonzero(~settled).tolist():
+            if row < resume:
+                continue
+            member = self.again(int(batch.places[row]))
+            resume = int(np.searchsorted(batch.places, member.end))
+            good[row + 1 : resume] = False
+            if self._take(member):
+                taken.append((row, member))
+            if self.ended or resume == count or batch.places[resume] != member.end:
+                trusted = self.ended or resume == count
+                good[resume:] = False
+                self.position = member.end
+                break
+        rows = np.flatnonzero(good)
+        self.members += len(rows)
+        start = batch.places[starts[rows]]
+        index = np.searchsorted(plain_rows, rows)
+        if taken:
+            numbers = zip(rows.tolist(), start.tolist(), ends[rows].tolist(), index.tolist(), strict=True)
+            for row, begin, end, number in numbers:
+                taken.append((row, Member(Kind.FILE, begin, end, names.name(number))))
+            self._add_mixed([member for _, member in sorted(taken, key=itemgetter(0))])
+        else:
+            self._add_plain(start, ends[rows] - start, names, index)
+        return trusted
+
+    def _take(self, member: Member) -> bool:
+        """Count a member; whether it may be carried."""
+        match member.kind:
+            case Kind.END:
+                self.ended = True
+            case Kind.DIRECTORY:
+                self.directories += 1
+            case Kind.GLOBAL:
+                self.global_headers += 1
+                if member.fault:
+                    self.left_out.append(LeftOut("unsupported", member.start, member.name, member.fault))
+            case Kind.UNSUPPORTED:
+                self.members += 1
+                self.lost_keys.add(record_key(member.name))
+                self.left_out.append(LeftOut("unsupported", member.start, member.name, member.fault))
+            case Kind.FILE | Kind.SYMLINK | Kind.LINK:
+                self.members += 1
+                return True
+            case unknown:
+                assert_never(unknown)
+        return False
+
+    def _add_plain(self, start: Index, length: Index, names: NameFacts, index: Index) -> None:
+        """Log members by their name facts: index[n] are their rows there."""
+        if not len(index):
+            return
+        keys = names.keys[index]
+        same = np.empty(len(index), dtype=bool)
+        same[0] = names.key(int(index[0])) == self._last_key
+        # No name in a header has a NUL, so keys are equal where all words are.
+        same[1:] = (keys[1:] == keys[:-1]).all(axis=1)
+        self._last_key = names.key(int(index[-1]))
+        firsts = index[~same] if self._want_keys else index[:0]
+        batch = Batch(
+            start=start.astype(np.uint32),
+            length=length.astype(np.uint32),
+            key_hash=names.key_hash[index],
+            name_hash=names.name_hash[index],
+            same=same,
+            keys=names.packed_keys(firsts),
+            key_lengths=names.key_lengths[firsts].astype(np.uint32),
+        )
+        self.log.add(batch)
+
+    def _add_mixed(self, members: Sequence[Member]) -> None:
+        """Log members of any names."""
+        if not members:
+            return
+        keys = [record_key(member.name) for member in members]
+        same = [key == before for key, before in zip(keys, [self._last_key, *keys], strict=False)]
+        self._last_key = keys[-1]
+        firsts = [key for key, again in zip(keys, same, strict=True) if not again] if self._want_keys else []
+        batch = Batch(
+            start=np.array([member.start for member in members], dtype=np.uint32),
+            length=np.array([member.end - member.start for member in members], dtype=np.uint32),
+            key_hash=hash_names(keys),
+            name_hash=hash_names([member.name for member in members]),
+            same=np.array(same),
+            keys=np.frombuffer(b"".join(firsts), dtype=np.uint8),
+            key_lengths=np.array([len(key) for key in firsts], dtype=np.uint32),
+        )
+        self.log.add(batch, [index for index, member in enumerate(members) if member.kind is Kind.LINK])
+
+
+def _harmless(batch: Collected, facts: HeaderFacts, sound: Bools) -> Bools:
+    """Which rows are extended headers that change nothing: bool[n]."""
+    result = np.zeros(len(sound), dtype=bool)
+    rows = batch.pax_rows
+    if len(rows):
+        size = facts.size[rows]
+        short = sound[rows] & (size <= BLOCK)
+        result[rows[short]] = harmless(batch.pax_data[short], size[short])
+    return result
+
+
+def _chains(plain: Bools, extension: Bools, harmless: Bools) -> tuple[Bools, Index, Bools]:
+    """Which rows are the own headers of plain members, where their members start, and which rows that settles.
+
+    A plain member is a plain header with nothing or one harmless extended header before it.
+    """
+    rows = np.arange(len(plain))
+    before = np.concatenate([[False], extension[:-1]])
+    alone = plain & ~before
+    opening = harmless & ~before
+    extended = plain & np.concatenate([[False], opening[:-1]])
+    settled = alone | extended
+    settled[:-1] |= extended[1:]
+    return alone | extended, rows - extended, settled
