@@ -113,7 +113,8 @@ class _Process:
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
 
         def told() -> None:
-            loop.call_soon_threadsafe(self._told.set)
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it all that could be told
+                loop.call_soon_threadsafe(self._told.set)
 
         self._state.on_told = told
         self._told.set()  # an order may have come before

@@ -24,12 +24,17 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from dsort_worker.rows import U8, U32, U64, Index, RowBlock
 
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
 _CHUNK: Final = 1 << 16
+_PIECE: Final = 1 << 19
+"""Rows that are refined at a time: it bounds the temporary arrays of a sort by keys."""
+
+Bools = npt.NDArray[np.bool_]
 WORD: Final = 8
 """Key bytes that one comparison takes: the width of the `key` column."""
 
@@ -71,7 +76,7 @@ def md5_keys(keys: U8, lengths: U32) -> tuple[U8, U32]:
     return np.frombuffer(digests, dtype=np.uint8), np.full(len(lengths), 16, dtype=np.uint32)
 
 
-def key_words(keys: U8, starts: Index, lengths: Index, *, level: int) -> U64:
+def key_words(keys: U8, starts: Index, lengths: Index | U32, *, level: int) -> U64:
     """Bytes [8 * level, 8 * level + 8) of each key as a big-endian number, zeros past its end: u8[n]."""
     words = np.empty(len(starts), dtype=np.uint64)
     if not len(keys):
@@ -93,47 +98,114 @@ def sort_order(block: RowBlock, *, descending: bool = False) -> Index:
     Rows must stand in canonical order: the sort is stable. With key bytes, ties of the first word are refined word by
     word, and at last by length (a key comes before the keys that it begins).
     """
-    flip = np.uint64(_MASK if descending else 0)
-    column = block.rows["key"] ^ flip
-    order = np.argsort(column, kind="stable")
     if not block.has_keys:
-        return order
-    lengths = block.key_lengths.astype(np.int64)
-    starts = block.key_starts()
-    tied = _ties(column[order])
-    del column
-    level = 1
-    # `tied` are the positions in `order` that share all words so far with a neighbour; `group` says with which.
-    position = np.flatnonzero(tied >= 0)
-    group = tied[position]
-    while len(position):
-        rows = order[position]
-        if int(lengths[rows].max()) > level * WORD:
-            word = key_words(block.keys, starts[rows], lengths[rows], level=level) ^ flip
-        else:
-            word = lengths[rows].astype(np.uint64) ^ flip
-        inner = np.lexsort((word, group))
-        order[position] = rows[inner]
-        if int(lengths[rows].max()) <= level * WORD:
-            break
-        group, word = group[inner], word[inner]
-        same = np.zeros(len(position), dtype=bool)
-        same[1:] = (group[1:] == group[:-1]) & (word[1:] == word[:-1])
-        runs = _runs(same)
-        keep = runs >= 0
-        position, group = position[keep], runs[keep]
-        level += 1
+        return _sort_words(block.rows["key"], descending=descending)
+    sorter = _KeySorter(block, descending=descending)
+    order = np.arange(len(block), dtype=np.int64)
+    sorter.sort(order, level=0)
     return order
 
 
-def _ties(column: U64) -> Index:
-    """For a sorted column: the number of each run of equal values, -1 where a value stands alone."""
+def _sort_words(column: U64, *, descending: bool) -> Index:
+    """Stable order of a column of words.
+
+    A plain sort of the words with their index in the low bits is several times faster than an argsort; the few words that
+    are equal in the bits which are left are put right afterwards.
+    """
+    bits = max(1, (len(column) - 1).bit_length())
+    low = np.uint64((1 << bits) - 1)
+    marked = column ^ np.uint64(_MASK if descending else 0)
+    marked &= ~low
+    marked |= np.arange(len(column), dtype=np.uint64)
+    marked.sort()
+    order = (marked & low).astype(np.int64)
+    marked >>= np.uint64(bits)
     same = np.zeros(len(column), dtype=bool)
-    same[1:] = column[1:] == column[:-1]
-    return _runs(same)
+    np.equal(marked[1:], marked[:-1], out=same[1:])
+    del marked
+    runs = _runs(same)
+    position = np.flatnonzero(runs >= 0)
+    if len(position):
+        rows = order[position]
+        word = column[rows] ^ np.uint64(_MASK if descending else 0)
+        order[position] = rows[np.lexsort((word, runs[position]))]
+    return order
 
 
-def _runs(same: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Index:
+class _KeySorter:
+    """Sorts rows by their key bytes, word by word, with temporary arrays of bounded size beside three words a row."""
+
+    def __init__(self, block: RowBlock, *, descending: bool) -> None:
+        self._block = block
+        self._starts = block.key_starts()
+        self._flip = np.uint64(_MASK if descending else 0)
+
+    def sort(self, order: Index, *, level: int) -> None:
+        """Sort, in place, rows `order` whose keys are equal in the first `level` words."""
+        while True:
+            word, last = self._words(order, level)
+            if not last and bool((word == word[:1]).all()):
+                level += 1  # a prefix that all share, as the paths of a data set do
+                continue
+            inner = np.argsort(word, kind="stable")
+            order[:] = order[inner]
+            if last:
+                return
+            word = word[inner]
+            del inner
+            same = np.zeros(len(order), dtype=bool)
+            np.equal(word[1:], word[:-1], out=same[1:])
+            del word
+            self._sort_runs(order, same, level=level + 1)
+            return
+
+    def _sort_runs(self, order: Index, same: Bools, *, level: int) -> None:
+        """Sort the runs of rows that are equal so far: large ones alone, small ones many at a time."""
+        starts = np.flatnonzero(~same)
+        low = 0
+        while low < len(starts):
+            begin = int(starts[low])
+            upto = int(np.searchsorted(starts, begin + _PIECE, side="right")) - 1
+            if upto <= low:  # one run of more than a piece
+                end = int(starts[low + 1]) if low + 1 < len(starts) else len(order)
+                if end - begin > 1:
+                    self.sort(order[begin:end], level=level)
+                low += 1
+                continue
+            end = int(starts[upto])
+            self._refine(order[begin:end], same[begin:end], level=level)
+            low = upto
+
+    def _refine(self, order: Index, same: Bools, *, level: int) -> None:
+        """Sort a piece of many runs: all of them at once, word by word."""
+        runs = _runs(same)
+        position = np.flatnonzero(runs >= 0)
+        group = runs[position]
+        while len(position):
+            rows = order[position]
+            word, last = self._words(rows, level)
+            inner = np.lexsort((word, group))
+            order[position] = rows[inner]
+            if last:
+                return
+            group, word = group[inner], word[inner]
+            same = np.zeros(len(position), dtype=bool)
+            same[1:] = (group[1:] == group[:-1]) & (word[1:] == word[:-1])
+            runs = _runs(same)
+            position, group = position[runs >= 0], runs[runs >= 0]
+            level += 1
+
+    def _words(self, rows: Index, level: int) -> tuple[U64, bool]:
+        """The next word of each key; or, past the end of all keys, their lengths, which decide (last: True)."""
+        lengths = self._block.key_lengths[rows]
+        if not len(rows) or int(lengths.max()) <= level * WORD:
+            return lengths.astype(np.uint64) ^ self._flip, True
+        if level == 0:
+            return self._block.rows["key"][rows] ^ self._flip, False
+        return key_words(self._block.keys, self._starts[rows], lengths, level=level) ^ self._flip, False
+
+
+def _runs(same: Bools) -> Index:
     """same[i]: element i belongs to the run of element i - 1. The run's number, -1 for runs of one."""
     runs = np.cumsum(~same)
     alone = ~same

@@ -33,7 +33,7 @@ from dsort_worker.order import sample_size, sort_order
 from dsort_worker.packing import END_OF_ARCHIVE, PackingRule, Unit
 from dsort_worker.peers import Peers
 from dsort_worker.pools import Pools
-from dsort_worker.rows import BLOCK, Index, RowBlock, join_blocks
+from dsort_worker.rows import BLOCK, Index, RowBlock, extend_rows, join_blocks, permute_rows
 from dsort_worker.rowstore import RowsReceiver, RowStore
 from dsort_worker.scan import Indexer, Scanned, needs_keys, scan_share, tar_indexer
 from dsort_worker.serve import Offers
@@ -160,7 +160,7 @@ class Rank:
         if self._spec.order.kind is not OrderKind.NONE:
             order = sort_order(block, descending=self._descending)
             block.drop_keys()
-            block.rows = block.rows[order]
+            permute_rows(block.rows, order)
 
     def _store_sorted(self, block: RowBlock) -> RowStore:
         order: Index = (
@@ -201,27 +201,30 @@ class Rank:
             before=before[self._rank],
             everything=before[-1],
         )
-        self._offers.cells.set((block, cells))
+        if len(cells):
+            # All that a peer can ask for: what belongs to a shard that began on an earlier rank.
+            first = int(np.searchsorted(cells, cells[0], side="right"))
+            self._offers.cell.set(RowBlock(block.rows[:first].copy(), block.extra))
+        else:
+            first = 0
         numbering, _ = steps.read_numbering(
             await self._step(steps.NUMBER, steps.cells_report(packing.cell_range(cells))), rank=self._rank
         )
-        numbers = packing.shard_numbers(cells, first_number=numbering.first_number)
-        own = np.searchsorted(cells, cells[0], side="right") if numbering.first_is_foreign else 0
-        parts = [
-            RowBlock(block.rows[own:], block.extra)
-        ]  # the offered block stays as it is: peers may ask again
-        numbers = numbers[own:]
-        if len(numbers):
-            for rank in numbering.continues_on:
-                sink = await self._peers.stream(
-                    rank, f"/v1/cell/{int(cells[-1])}", sink=lambda: RowsReceiver(has_keys=False)
-                )
-                parts.append(sink.block)
-                numbers = np.append(numbers, np.full(len(sink.block), numbers[-1]))
-        mine = _concatenate(parts)
+        foreign = first if numbering.first_is_foreign else 0
+        numbers = packing.shard_numbers(cells, first_number=numbering.first_number)[foreign:]
+        if len(numbers) and numbering.continues_on:
+            later = [await self._pull_cell(rank) for rank in numbering.continues_on]
+            numbers = np.append(numbers, np.full(sum(map(len, later)), numbers[-1]))
+            extend_rows(block, later)
+        mine = RowBlock(block.rows[foreign:], block.extra)
         shards = await in_thread(self._pools.compute, self._shards_of, mine, numbers)
         await in_thread(self._pools.compute, self._check_collisions, mine, numbers, shards, listed)
         return mine, shards
+
+    async def _pull_cell(self, rank: int) -> RowBlock:
+        """The rows of a later rank that belong to the last own shard."""
+        sink = await self._peers.stream(rank, "/v1/cell", sink=lambda: RowsReceiver(has_keys=False))
+        return sink.block
 
     def _rule(self) -> PackingRule:
         output = self._spec.output
@@ -393,11 +396,6 @@ class Rank:
             return json.loads(decision)
         body = json.dumps({"rank": self._rank, "report": report}).encode()
         return json.loads(await self._peers.post_json(0, f"/v1/steps/{step}", body))
-
-
-def _concatenate(parts: list[RowBlock]) -> RowBlock:
-    """Own rows, then those taken over from later ranks; the own rows' array is not copied when nothing is added."""
-    return parts[0] if len(parts) == 1 else join_blocks(parts)
 
 
 def _place(block: RowBlock, index: int, listed: Listed) -> str:

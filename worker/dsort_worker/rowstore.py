@@ -114,7 +114,7 @@ class RowStore:
         pairs: list[U32] = []
         placed = seen = 0
         for low in range(0, len(order), _CHUNK):
-            part: Rows = block.rows[order[low : low + _CHUNK]]
+            part: Rows = block.rows.take(order[low : low + _CHUNK])
             own = extra_in_row_order(part, block.extra)
             if len(own):
                 at = np.flatnonzero(part["slices"] > 1)
@@ -166,9 +166,9 @@ class RowStore:
         return self._key_marks[mark] + int(lengths.sum(dtype=np.int64))
 
 
-def encode_block(block: RowBlock, low: int, high: int) -> bytes:
-    """Rows [low, high) of a block in memory that has no keys any more, as a range on the wire."""
-    rows = block.rows[low:high].copy()
+def encode_block(block: RowBlock) -> bytes:
+    """A block in memory that has no keys any more, as a range on the wire."""
+    rows = block.rows.copy()
     pairs = extra_in_row_order(rows, block.extra)
     return HEADER.pack(len(rows), len(pairs), 0) + rows.tobytes() + pairs.tobytes()
 

@@ -2,7 +2,7 @@
 
     POST /v1/steps/{step}    {"rank": r, "report": {...}}   rank 0 only: the step's decision, or 204 until all have reported
     POST /v1/rows/{rank}     the rows of this rank's shards in that rank's key range
-    POST /v1/cell/{cell}     the rows of this rank's range in that cell
+    POST /v1/cell            the rows of this rank's first cell, for the rank where that shard began
     POST /v1/slices          the bytes of slices of input shards, one after the other
 
 Long polls are bounded; payload goes out only because its receiver asked for it and holds the memory for it. A response has
@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Final
 
-import numpy as np
 from aiohttp import web
 
 from dsort_api.messages import PROTOCOL
@@ -26,7 +25,7 @@ from dsort_api.reasons import DSortError, Reason
 from dsort_worker.admission import Admission, Busy
 from dsort_worker.decisions import Decisions
 from dsort_worker.promise import Promise
-from dsort_worker.rows import Index, RowBlock
+from dsort_worker.rows import RowBlock
 from dsort_worker.rowstore import RowStore, encode_block
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.sources import FilePart, MemoryPart, ShardPart, Source
@@ -50,7 +49,7 @@ class Offers:
     def __init__(self) -> None:
         self.files: Promise[ShardFiles] = Promise()
         self.rows: Promise[tuple[RowStore, list[int]]] = Promise()
-        self.cells: Promise[tuple[RowBlock, Index]] = Promise()
+        self.cell: Promise[RowBlock] = Promise()
 
 
 class DataServer:
@@ -89,7 +88,7 @@ class DataServer:
         app = web.Application(middlewares=[self._guard], client_max_size=MOST_BODY)
         app.router.add_post("/v1/steps/{step}", self._step)
         app.router.add_post("/v1/rows/{rank}", self._rows)
-        app.router.add_post("/v1/cell/{cell}", self._cell)
+        app.router.add_post("/v1/cell", self._cell)
         app.router.add_post("/v1/slices", self._slices)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
@@ -153,13 +152,10 @@ class DataServer:
         return await self._stream(request, FilePart(store.fd, header, sections))
 
     async def _cell(self, request: web.Request) -> web.StreamResponse:
-        cell = int(request.match_info["cell"])
-        offer = await self._offers.cells.get(wait=self._poll)
-        if offer is None:
+        block = await self._offers.cell.get(wait=self._poll)
+        if block is None:
             return web.Response(status=204)
-        block, cells = offer
-        low, high = np.searchsorted(cells, [cell, cell + 1])
-        return await self._stream(request, MemoryPart(encode_block(block, int(low), int(high))))
+        return await self._stream(request, MemoryPart(encode_block(block)))
 
     async def _slices(self, request: web.Request) -> web.StreamResponse:
         files = await self._offers.files.get(wait=self._poll)

@@ -50,9 +50,9 @@ def assign(sizes: Sequence[int], *, ranks: int) -> tuple[int, ...]:
 
     A shard goes to the rank in whose part of all bytes its middle lies. Runs keep rows in canonical order.
     """
-    total = sum(sizes)
-    if not total:
-        return (0, *[len(sizes)] * ranks)
+    if not any(sizes):
+        sizes = [1] * len(sizes)
+    total = max(1, sum(sizes))
     result = [0]
     before = 0
     for ordinal, size in enumerate(sizes):
