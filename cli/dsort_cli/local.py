@@ -16,12 +16,14 @@ from dsort_api.reasons import Reason
 from dsort_cli import decide as policy
 from dsort_cli.board import Board, RankProcess
 from dsort_cli.drive import FINAL, ControlClient, Link
+from dsort_cli.signals import ENDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dsort_cli.processes import Event, Nursery
     from dsort_cli.report import Reporter
+    from dsort_cli.signals import Signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class End:
 
 @dataclass(slots=True)
 class LocalRun:
-    """One run of a job. `start_rank` asks the nursery for a process; `signalled` counts the signals that asked the runner to end."""
+    """One run of a job. `start_rank` asks the nursery for a process."""
 
     nursery: Nursery
     start_rank: Callable[[int], None]
@@ -64,9 +66,9 @@ class LocalRun:
     began: float
     deadline: float | None
     reporter: Reporter
+    signals: Signals
     bounds: Bounds = field(default_factory=Bounds)
     clock: Callable[[], float] = time.monotonic
-    signals: list[int] = field(default_factory=list)
     restarts: int = 0
     _board: Board = field(init=False)
     _group: asyncio.TaskGroup = field(init=False)
@@ -80,9 +82,10 @@ class LocalRun:
         self._hurry = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_reader(self.nursery, self._on_event)
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in handlers:
+        for number in ENDING:
             loop.add_signal_handler(number, self._on_signal, number)
+        if self.signals.received:
+            self._end_by(self.signals.received[0])
         try:
             async with ControlClient(token=self.token) as self._client, asyncio.TaskGroup() as self._group:
                 now = self.clock()
@@ -97,9 +100,9 @@ class LocalRun:
                 self._show_warnings()
                 return self._end(failure)
         finally:
-            for number, handler in handlers.items():
+            for number in ENDING:
                 loop.remove_signal_handler(number)
-                signal.signal(number, handler)
+            self.signals.note()
             loop.remove_reader(self.nursery)
 
     async def _steer(self) -> Failure | None:
@@ -224,9 +227,12 @@ class LocalRun:
             self._board.changed.set()
 
     def _on_signal(self, number: int) -> None:
-        self.signals.append(number)
-        if len(self.signals) > 1:
+        self.signals.received.append(number)
+        if len(self.signals.received) > 1:
             self._hurry.set()
+        self._end_by(number)
+
+    def _end_by(self, number: int) -> None:
         if self._ending is None:
             name = signal.Signals(number).name
             self._ending = Failure(reason=Reason.ABORTED, message=f"stopped by {name}; nothing was published")

@@ -15,60 +15,42 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dsort_cli.processes import Nursery
+    from dsort_cli.signals import Signals
 
 _STARTS_RANKS = frozenset({"run", "plan"})
 
 EXIT_USAGE = 2
 EXIT_SIGINT = 130
-EXIT_SIGTERM = 143
-
-
-class Terminated(BaseException):
-    """SIGTERM came where no event loop takes it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    nursery = None
     try:
-        nursery = _nursery(given)
-        return _run(given, nursery)
+        if given and given[0] in _STARTS_RANKS and not {"-h", "--help"} & set(given):
+            return _with_nursery(given)
+        return _run(given, None)
     except KeyboardInterrupt:
         return EXIT_SIGINT
-    except Terminated:
-        return EXIT_SIGTERM
     except BrokenPipeError:
         # Who read our output has gone, as `head` does. What Python would still flush has nowhere to go either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    finally:
-        if nursery is not None:
+
+
+def _with_nursery(arguments: Sequence[str]) -> int:
+    from dsort_cli.processes import Nursery
+    from dsort_cli.signals import Signals
+
+    with Signals() as signals:
+        nursery = Nursery()
+        try:
+            return _run(arguments, (nursery, signals))
+        finally:
             nursery.close()
 
 
-def _nursery(arguments: Sequence[str]) -> Nursery | None:
-    if not arguments or arguments[0] not in _STARTS_RANKS or {"-h", "--help"} & set(arguments):
-        return None
-    from dsort_cli.processes import Nursery
-
-    _raise_on_sigterm()
-    return Nursery()
-
-
-def _raise_on_sigterm() -> None:
-    """Until the event loop takes SIGTERM over, have it unwind as a Ctrl-C does, so that what was made is removed."""
-    import signal
-    import threading
-
-    def terminate(*_: object) -> NoReturn:
-        raise Terminated
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)
-
-
-def _run(arguments: Sequence[str], nursery: Nursery | None) -> int:
+def _run(arguments: Sequence[str], started: tuple[Nursery, Signals] | None) -> int:
     options = parser().parse_args(arguments)
     from dsort_api.reasons import DSortError
 
@@ -77,8 +59,8 @@ def _run(arguments: Sequence[str], nursery: Nursery | None) -> int:
             case "run" | "plan":
                 from dsort_cli.run import run
 
-                assert nursery is not None
-                return run(options, nursery=nursery)
+                assert started is not None
+                return run(options, nursery=started[0], signals=started[1])
             case "verify":
                 from dsort_cli.verify import verify
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dsort_api.reasons import EXIT_CODES, DSortError, Reason
@@ -23,28 +25,39 @@ if TYPE_CHECKING:
     from dsort_cli.local import End, LocalRun
     from dsort_cli.processes import Nursery
     from dsort_cli.report import Reporter
+    from dsort_cli.signals import Signals
 
-_LEAST_ID = 16
+_ID_DIGITS = 16
 """Hex digits of the fingerprint that name a job locally."""
 
 
-def run(options: argparse.Namespace, *, nursery: Nursery) -> int:
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """What was there when the command began; `began` is its time on the monotonic clock."""
+
+    options: argparse.Namespace
+    nursery: Nursery
+    signals: Signals
+    reporter: Reporter
+    began: float
+
+
+def run(options: argparse.Namespace, *, nursery: Nursery, signals: Signals) -> int:
     """Run or plan the job that the command line names; returns the exit code."""
     began = time.monotonic()
     gc.disable()  # until all is imported: collections would find nothing and take a tenth of that time
-    reporter: Reporter | None = None
+    reporter = _reporter(options)
     try:
-        job = _job(options)
-        reporter = _reporter(options)
-        return _run(job, options, nursery=nursery, reporter=reporter, began=began)
+        return _run(_job(options), _Command(options, nursery, signals, reporter, began))
     except DSortError as error:
-        reporter = reporter or _reporter(options)
-        reporter.failed(_failure(error), exit_code=error.exit_code, hint="")
+        from dsort_api.messages import Failure
+
+        failure = Failure(reason=error.reason, message=error.message)
+        reporter.failed(failure, exit_code=error.exit_code, hint="")
         return error.exit_code
     finally:
         gc.enable()
-        if reporter is not None:
-            reporter.close()
+        reporter.close()
 
 
 def _job(options: argparse.Namespace) -> DSortJob:
@@ -68,84 +81,54 @@ def _memory(text: str) -> Memory:
         return Memory.model_validate({"budget": text})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        least = first["type"] == "greater_than_equal"
-        why = (
-            f"at least {format_bytes(LEAST_BUDGET)}" if least else first["msg"].removeprefix("Value error, ")
-        )
+        why = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "greater_than_equal":
+            why = f"at least {format_bytes(LEAST_BUDGET)}"
         raise DSortError(Reason.INVALID_SPEC, f"--memory {text}: {why}") from None
 
 
-def _run(
-    job: DSortJob, options: argparse.Namespace, *, nursery: Nursery, reporter: Reporter, began: float
-) -> int:
+def _run(job: DSortJob, command: _Command) -> int:
     from dsort_api.spec import job_fingerprint
+    from dsort_cli.decide import KEEPS_STAGING
+    from dsort_cli.folder import claim
     from dsort_worker.listing import take_listing
     from dsort_worker.locations import resolve
 
     spec = job.spec
-    volumes = dict(options.claims)
+    volumes = dict(command.options.claims)
     inputs = resolve(spec.input.url, volumes, field="spec.input.url")
     output = resolve(spec.output.url, volumes, field="spec.output.url")
     listing = take_listing(spec.input, root=inputs)
-    job_id = job_fingerprint(spec, list(listing.shards))[:_LEAST_ID]
-    folder = None if spec.dry_run else _claim(output, job_id)
-    keep = True
+    job_id = job_fingerprint(spec, listing.shards)[:_ID_DIGITS]
+    folder = None if spec.dry_run else claim(output, job_id)
+    keep = True  # what is staged, unless the end says otherwise
     try:
-        runner = _start_ranks(
-            job, options, job_id=job_id, nursery=nursery, reporter=reporter, folder=folder, began=began
-        )
-        reporter.started(job_id, name=job.metadata.name, ranks=runner.ranks, output=output)
+        runner = _start_ranks(job, command, job_id=job_id, folder=folder)
+        command.reporter.started(job_id, name=job.metadata.name, ranks=runner.ranks, output=output)
         end = _drive(runner)
-        nursery.close()  # before anything is removed: nobody writes there any more
-        result = _report(
-            end,
-            job_id=job_id,
-            runner=runner,
-            reporter=reporter,
-            output=output,
-            folder=folder,
-            began=began,
-        )
+        command.nursery.close()  # before anything is removed: nobody writes there any more
+        if end.failure is not None and not _is_complete(folder):
+            keep = end.failure.reason in KEEPS_STAGING
+            return _report_failure(end.failure, command, kept=keep and folder is not None)
+        keep = False
+        # A signal or a dead rank after the manifest was written changes nothing: the result is whole.
+        return _report_success(end, command, runner=runner, job_id=job_id, output=output)
     except DSortError as error:
-        from dsort_cli.decide import KEEPS_STAGING
-
         keep = error.reason in KEEPS_STAGING
         raise
-    except BaseException as error:
-        # A signal before the loop ran keeps nothing; a bug keeps what there is.
-        keep = isinstance(error, Exception)
-        raise
-    else:
-        code, keep = result
-        return code
     finally:
-        nursery.close()
+        command.nursery.close()
         if folder is not None:
             folder.release(keep=keep)
 
 
-def _claim(output: str, job_id: str) -> JobFolder:
-    from dsort_cli.folder import claim
-
-    return claim(output, job_id)
-
-
-def _start_ranks(
-    job: DSortJob,
-    options: argparse.Namespace,
-    *,
-    job_id: str,
-    nursery: Nursery,
-    reporter: Reporter,
-    folder: JobFolder | None,
-    began: float,
-) -> LocalRun:
+def _start_ranks(job: DSortJob, command: _Command, *, job_id: str, folder: JobFolder | None) -> LocalRun:
     """Ask the nursery for every rank; what drives them is imported while they start."""
-    from dsort_api.messages import PROTOCOL, JobDefinition
+    from dsort_api.messages import JobDefinition
 
-    spec = job.spec
+    spec, options, nursery = job.spec, command.options, command.nursery
     ranks = options.workers or spec.workers.count or 1
-    definition = JobDefinition(protocol=PROTOCOL, id=job_id, name=job.metadata.name, spec=spec, ranks=ranks)
+    definition = JobDefinition(id=job_id, name=job.metadata.name, spec=spec, ranks=ranks)
     job_fd = os.memfd_create("dsort-job", os.MFD_CLOEXEC)
     _write_all(job_fd, definition.model_dump_json(by_alias=True, exclude_none=True).encode())
     token = os.urandom(24).hex()
@@ -160,6 +143,7 @@ def _start_ranks(
 
     gc.freeze()
     gc.enable()
+    deadline = spec.active_deadline_seconds
     return LocalRun(
         nursery=nursery,
         start_rank=start_rank,
@@ -168,9 +152,10 @@ def _start_ranks(
         token=token,
         memory_budget=spec.memory.bytes,
         backoff_limit=spec.backoff_limit,
-        began=began,
-        deadline=began + spec.active_deadline_seconds if spec.active_deadline_seconds else None,
-        reporter=reporter,
+        began=command.began,
+        deadline=command.began + deadline if deadline else None,
+        reporter=command.reporter,
+        signals=command.signals,
     )
 
 
@@ -183,86 +168,57 @@ def _drive(runner: LocalRun) -> End:
         os.close(runner.job_fd)
 
 
-def _report(
-    end: End,
-    *,
-    job_id: str,
-    runner: LocalRun,
-    reporter: Reporter,
-    output: str,
-    folder: JobFolder | None,
-    began: float,
-) -> tuple[int, bool]:
-    """Tell how it ended; returns the exit code and whether what was staged is kept."""
+def _is_complete(folder: JobFolder | None) -> bool:
     from dsort_cli.folder import is_complete
-    from dsort_cli.summary import Summary, completed_amounts
 
-    failure = end.failure
-    if failure is not None and not (folder is not None and is_complete(output, job_id)):
-        return _report_failure(failure, runner=runner, reporter=reporter, staged=folder is not None)
-    # A signal or a dead rank after the manifest was written changes nothing: the result is whole.
-    outcome = end.outcome
-    plan = outcome.plan if outcome else None
+    return folder is not None and is_complete(folder.output, folder.job_id)
+
+
+def _report_success(end: End, command: _Command, *, runner: LocalRun, job_id: str, output: str) -> int:
+    from dsort_cli.summary import Summary, completed_amounts
+    from dsort_worker.staging import FINDINGS, MANIFEST
+
+    plan = end.outcome.plan if end.outcome else None
     manifest = None
     if plan is not None:
-        amounts = (
-            sum(shard.records for shard in plan.shards),
-            len(plan.shards),
-            sum(shard.bytes for shard in plan.shards),
-        )
+        records, shards = sum(shard.records for shard in plan.shards), len(plan.shards)
+        size = sum(shard.bytes for shard in plan.shards)
     else:
-        from dsort_worker.staging import MANIFEST
-
-        manifest = outcome.manifest if outcome and outcome.manifest else os.path.join(output, MANIFEST)
-        amounts = completed_amounts(manifest)
-    if end.warnings and manifest is not None:
-        reporter.warning(
-            f"{end.warnings} findings in all; every one is named in {output}/dsort-findings-*.jsonl"
+        manifest = os.path.join(output, MANIFEST)
+        records, shards, size = completed_amounts(manifest)
+        if end.warnings:
+            where = os.path.join(output, f"{FINDINGS}*")
+            command.reporter.warning(f"{end.warnings} findings in all; every one is named in {where}")
+    command.reporter.result(
+        Summary(
+            state=end.outcome.state if end.outcome else "Complete",
+            job=job_id,
+            ranks=runner.ranks,
+            seconds=time.monotonic() - command.began,
+            records=records,
+            shards=shards,
+            bytes=size,
+            output=output,
+            manifest=manifest,
+            plan=plan,
+            peak_rss=end.peak_rss,
+            restarts=runner.restarts,
+            warnings=end.warnings,
         )
-    summary = Summary(
-        state=outcome.state if outcome else "Complete",
-        job=job_id,
-        ranks=runner.ranks,
-        seconds=time.monotonic() - began,
-        records=amounts[0],
-        shards=amounts[1],
-        bytes=amounts[2],
-        output=output,
-        manifest=manifest,
-        plan=plan,
-        peak_rss=end.peak_rss,
-        restarts=runner.restarts,
-        warnings=end.warnings,
     )
-    reporter.result(summary)
-    return 0, False
+    return 0
 
 
-def _report_failure(
-    failure: Failure, *, runner: LocalRun, reporter: Reporter, staged: bool
-) -> tuple[int, bool]:
-    from dsort_cli.decide import KEEPS_STAGING
-
-    keep = staged and failure.reason in KEEPS_STAGING
-    hint = "what was finished is kept, run the same job again to continue" if keep else ""
-    code = (
-        128 + runner.signals[0]
-        if failure.reason is Reason.ABORTED and runner.signals
-        else EXIT_CODES[failure.reason]
-    )
-    reporter.failed(failure, exit_code=code, hint=hint)
-    return code, keep
-
-
-def _failure(error: DSortError) -> Failure:
-    from dsort_api.messages import Failure
-
-    return Failure(reason=error.reason, message=error.message)
+def _report_failure(failure: Failure, command: _Command, *, kept: bool) -> int:
+    signals = command.signals.received
+    aborted = failure.reason is Reason.ABORTED and signals
+    code = 128 + signals[0] if aborted else EXIT_CODES[failure.reason]
+    hint = "what was finished is kept, run the same job again to continue" if kept else ""
+    command.reporter.failed(failure, exit_code=code, hint=hint)
+    return code
 
 
 def _reporter(options: argparse.Namespace) -> Reporter:
-    import sys
-
     from dsort_cli.report import JsonReporter, LineReporter, QuietReporter
 
     if options.json:

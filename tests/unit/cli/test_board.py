@@ -39,7 +39,9 @@ def report(
 def table(ours: Board) -> tuple[int, list[tuple[int, str]]] | None:
     """Version, and rank and epoch of every peer, after a look at the ranks."""
     ours.renew_peers()
-    return ours.peers and (ours.peers.version, [(peer.rank, peer.epoch) for peer in ours.peers.peers])
+    if ours.peers is None:
+        return None
+    return (ours.peers.version, [(peer.rank, peer.epoch) for peer in ours.peers.peers])
 
 
 def test_the_peer_table_waits_for_every_rank() -> None:
