@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 KEEPS_STAGING = frozenset(
-    {Reason.BACKOFF_LIMIT_EXCEEDED, Reason.OUTPUT_UNWRITABLE, Reason.DEADLINE_EXCEEDED, Reason.INTERNAL}
+    {
+        Reason.BACKOFF_LIMIT_EXCEEDED,
+        Reason.DEADLINE_EXCEEDED,
+        Reason.INTERNAL,
+        Reason.OUTPUT_UNWRITABLE,
+        Reason.PEER_LOST,
+    }
 )
 """After these the same job may well succeed when it is run again, so what it staged is left for it to continue with."""
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from dsort_api.messages import Failure, Phase
 from dsort_api.reasons import EXIT_CODES, Reason
-from dsort_cli.decide import Decision, Done, RankView, Restart, Stop, Wait, decide, how_it_ended
+from dsort_cli.decide import (
+    KEEPS_STAGING,
+    Decision,
+    Done,
+    RankView,
+    Restart,
+    Stop,
+    Wait,
+    decide,
+    how_it_ended,
+)
 
 CORRUPT = Failure(reason=Reason.CORRUPT_SHARD, message="shard a.tar: at offset 512: no header")
 BUG = Failure(reason=Reason.INTERNAL, message="rank 1: KeyError: 3")
@@ -99,3 +112,11 @@ def test_a_reason_is_read_from_the_exit_code_when_there_were_no_words() -> None:
 )
 def test_how_it_ended(code: int, words: str) -> None:
     assert how_it_ended(code) == words
+
+
+def test_the_page_on_exit_codes_says_after_which_the_staging_stays() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "exit-codes.md").read_text()
+    (listed,) = re.findall(r"after ([\d, ]+ and \d+), which another run may not meet again", page)
+    assert sorted(map(int, re.findall(r"\d+", listed))) == sorted(
+        EXIT_CODES[reason] for reason in KEEPS_STAGING
+    )
