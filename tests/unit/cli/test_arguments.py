@@ -1,0 +1,90 @@
+"""The command line: what is refused before anything is done, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dsort_cli.main import main, parser
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "COMMAND"),
+        (["dance"], "dance"),
+        (["verify"], "output"),
+        (["verify", "x", "--deep"], "--deep"),
+        (["clean", "x", "--all"], "--all"),
+        (["verify", "x", "--pvc", "name"], "'name' is not NAME=DIR"),
+        (["verify", "x", "--pvc", "name=/no/such/folder"], "/no/such/folder is not a folder"),
+        (["worker", "--rank", "-1", "--job", "x"], "--rank"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(
+    arguments: Sequence[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert part in line
+    assert line.endswith("--help")
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "two", "1.5"])
+def test_workers_is_a_number_of_at_least_one(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["run", "-f", "x", "--workers", workers])
+    assert "--workers" in capsys.readouterr().err
+
+
+def test_claims_are_absolute_folders_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    options = parser().parse_args(["run", "-f", "x", "--pvc", "in=data", "--pvc", "out=/"])
+    assert options.claims == [("in", str(tmp_path / "data")), ("out", "/")]
+
+
+def test_every_option_is_on_the_page() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "cli.md").read_text()
+    commands = next(action for action in parser()._actions if action.dest == "command").choices
+    assert isinstance(commands, dict)
+    for name, command in commands.items():
+        assert f"## dsort {name}" in page
+        for action in command._actions:
+            for option in action.option_strings:
+                assert option in page or option in {"-h", "--help"}, f"{name} {option}"
+
+
+def test_worker_wants_a_token_and_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DSORT_TOKEN", raising=False)
+    assert main(["worker", "--rank", "0", "--job", str(tmp_path / "none")]) == 3
+    assert "DSORT_TOKEN" in capsys.readouterr().err
+    monkeypatch.setenv("DSORT_TOKEN", "secret")
+    assert main(["worker", "--rank", "0", "--job", str(tmp_path / "none")]) == 3
+    assert "No such file" in capsys.readouterr().err
+    (tmp_path / "job.json").write_text('{"id": 1}')
+    assert main(["worker", "--rank", "0", "--job", str(tmp_path / "job.json")]) == 3
+    assert "no JobDefinition" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/x", "pvc://unknown/x"])
+def test_an_output_that_is_no_folder_here(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("verify", "clean"):
+        assert main([command, output]) == 3
+        assert output in capsys.readouterr().err
+
+
+def test_clean_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["clean", str(tmp_path)]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    assert main(["clean", str(tmp_path / "none")]) == 4
