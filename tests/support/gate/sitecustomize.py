@@ -1,0 +1,71 @@
+"""Hold one rank at one point of its work until a test lets it go on.
+
+This folder is put on PYTHONPATH of a command under test, with DSORT_TEST_GATE naming a folder, a point and a rank. The rank
+that reaches the point first writes to the pipe `reached` and then waits for the pipe `go`; a rank that is started in its
+place passes. Points: the name of a phase (as it is entered), `committed` (the rank's second shard is committed), `published`
+(its first shard has its name), `manifest` (every shard has its name, the manifest is about to be written).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import Any
+
+
+def _install(gate: dict[str, Any]) -> None:
+    from dsort_worker import rank0, staging, state
+
+    folder, point, rank = gate["folder"], gate["point"], gate["rank"]
+    seen = {"committed": 0, "published": 0}
+    mine: list[int] = []
+
+    def reach() -> None:
+        try:
+            os.close(os.open(os.path.join(folder, "taken"), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        with open(os.path.join(folder, "reached"), "w", encoding="ascii") as pipe:
+            pipe.write(str(os.getpid()))
+        with contextlib.suppress(OSError), open(os.path.join(folder, "go"), "rb") as pipe:
+            pipe.read()
+
+    def enter(self: state.RankState, phase: Any, counters: Any = None) -> None:
+        mine[:] = [self.rank]
+        entered(self, phase, counters)
+        if self.rank == rank and phase.value == point:
+            reach()
+
+    def serve_at(self: state.RankState, url: str) -> None:
+        if self.rank == rank and point == "Starting":
+            reach()
+        served(self, url)
+
+    def count(name: str, *, of: int) -> None:
+        seen[name] += 1
+        if mine == [rank] and name == point and seen[name] == of:
+            reach()
+
+    def commit(self: staging.Staging, record: Any) -> None:
+        committed(self, record)
+        count("committed", of=2)
+
+    def publish(self: staging.Staging, record: Any) -> None:
+        published(self, record)
+        count("published", of=1)
+
+    def write(self: rank0.RankZero, reports: Any) -> Any:
+        if point == "manifest":
+            reach()
+        return written(self, reports)
+
+    entered, state.RankState.enter = state.RankState.enter, enter  # type: ignore[assignment, method-assign]
+    served, state.RankState.serve_at = state.RankState.serve_at, serve_at  # type: ignore[assignment, method-assign]
+    committed, staging.Staging.commit = staging.Staging.commit, commit  # type: ignore[assignment, method-assign]
+    published, staging.Staging.publish = staging.Staging.publish, publish  # type: ignore[assignment, method-assign]
+    written, rank0.RankZero._publish = rank0.RankZero._publish, write  # type: ignore[assignment, method-assign]
+
+
+if "DSORT_TEST_GATE" in os.environ:
+    _install(json.loads(os.environ["DSORT_TEST_GATE"]))
