@@ -32,6 +32,10 @@ from dsort_worker.wire import MAX_SLICES, encode_slices
 
 _ZEROS: Final = bytes(END_OF_ARCHIVE)
 
+_LOCAL_WINDOW: Final = 4 << 20
+"""Bytes of a window that needs nobody else: what was read is hashed and written while it is in the processor's cache. With
+other ranks, windows are as large as the budget allows, so that a request is worth its round trip."""
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -180,7 +184,12 @@ class Assembler:
         previous.set()
         try:
             async with asyncio.TaskGroup() as group:
-                for window in stream.windows(self._buffers.size):
+                size = (
+                    self._buffers.size
+                    if self._owner_of is not None
+                    else min(self._buffers.size, _LOCAL_WINDOW)
+                )
+                for window in stream.windows(size):
                     lent, written = asyncio.Event(), asyncio.Event()
                     group.create_task(self._carry(window, lent=lent, turn=previous, written=written))
                     previous = written
