@@ -22,6 +22,7 @@ from pydantic import (
     Strict,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -92,7 +93,9 @@ def _least_budget(value: int) -> int:
 Whole = Annotated[int, Strict()]
 """A number that is one in the manifest, too: the API server takes no "42", 42.0 or true for it, and neither do we."""
 Flag = Annotated[bool, Strict()]
-Quantity = Annotated[int, BeforeValidator(_to_bytes)]
+Quantity = Annotated[
+    int, BeforeValidator(_to_bytes), WithJsonSchema({"x-kubernetes-int-or-string": True}, mode="validation")
+]
 """Bytes; written as a number or a Kubernetes quantity."""
 Url = Annotated[str, Field(max_length=LONGEST_URL), AfterValidator(check_url)]
 Entry = Annotated[str, Field(max_length=LONGEST_ENTRY), AfterValidator(_is_entry)]
