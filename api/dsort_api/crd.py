@@ -41,10 +41,11 @@ def _immutable(field: str) -> dict[str, str]:
     return _rule("self == oldSelf", f"{field} is immutable; create another DSortJob")
 
 
+# Whether it is whole bytes is left to the loader: quantity's isInteger() says no to 1.5Gi and 4Ei.
 _IS_SIZE: Final = _rule(
-    f"type(self) == int ? self >= 1 && self <= {LARGEST_QUANTITY} : isQuantity(self) && quantity(self).isInteger() "
-    "&& quantity(self).sign() > 0 && quantity(self).compareTo(quantity('4Ei')) <= 0",
-    "must be a quantity of whole bytes between 1 and 4Ei, such as 256Mi",
+    f"type(self) == int ? self >= 1 && self <= {LARGEST_QUANTITY} : isQuantity(self) "
+    "&& quantity(self).isGreaterThan(quantity('0')) && quantity(self).compareTo(quantity('4Ei')) <= 0",
+    "must be a quantity of bytes between 1 and 4Ei, such as 256Mi",
 )
 _IS_ENOUGH: Final = _rule(
     f"type(self) == int ? self >= {LEAST_BUDGET} : !isQuantity(self) || quantity(self).compareTo(quantity('64Mi')) >= 0",
@@ -81,8 +82,15 @@ EXTRAS: Final[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "x-kubernetes-validations": [
             _immutable("order"),
-            _rule("!has(self.seed) || self.kind == 'Shuffle'", "a seed goes with kind Shuffle"),
-            _rule("!self.descending || self.kind in ['Key', 'MD5']", "descending goes with kind Key or MD5"),
+            # The server tries the rules on the default itself before it fills in the defaults within it: hence has().
+            _rule(
+                "!has(self.seed) || (has(self.kind) && self.kind == 'Shuffle')",
+                "a seed goes with kind Shuffle",
+            ),
+            _rule(
+                "!has(self.descending) || !self.descending || (has(self.kind) && self.kind in ['Key', 'MD5'])",
+                "descending goes with kind Key or MD5",
+            ),
         ],
     },
     "records": {"default": {}, "x-kubernetes-validations": [_immutable("records")]},
