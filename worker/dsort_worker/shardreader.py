@@ -15,7 +15,7 @@ class ShardReader:
 
     def __init__(self, fd: int, *, name: str, size: int) -> None:
         self.size = size
-        self._fd = fd
+        self.fd = fd
         self._name = name
         self._low = 0
         self._window = b""
@@ -27,7 +27,10 @@ class ShardReader:
         """
         begin = offset - self._low
         if begin < 0 or begin + length > len(self._window):
-            self._window = self.pread(offset, max(length, _WINDOW))
+            try:
+                self._window = os.pread(self.fd, max(length, _WINDOW), offset)
+            except OSError as error:
+                raise self.unreadable(offset, error) from error
             self._low = offset
             begin = 0
             if len(self._window) < length:
@@ -38,20 +41,7 @@ class ShardReader:
                 )
         return self._window[begin : begin + length]
 
-    def pread(self, offset: int, length: int) -> bytes:
-        """At most `length` bytes from `offset` on, fewer at the end. Raises DSortError InputUnreadable."""
-        try:
-            return os.pread(self._fd, max(0, min(length, self.size - offset)), offset)
-        except OSError as error:
-            raise self._unreadable(offset, error) from error
-
-    def preadinto(self, offset: int, buffer: memoryview) -> int:
-        """Fill `buffer` from `offset` on; the number of bytes, fewer at the end. Raises DSortError InputUnreadable."""
-        try:
-            return os.preadv(self._fd, [buffer[: max(0, self.size - offset)]], offset)
-        except OSError as error:
-            raise self._unreadable(offset, error) from error
-
-    def _unreadable(self, offset: int, error: OSError) -> DSortError:
+    def unreadable(self, offset: int, error: OSError) -> DSortError:
+        """The error for a read at `offset` that failed."""
         message = f"shard {self._name}: reading at offset {offset} failed: {error.strerror}"
         return DSortError(Reason.INPUT_UNREADABLE, message)

@@ -34,16 +34,6 @@ _EVEN: Final = _u(0x00FF00FF00FF00FF)
 _KEEP: Final = np.where(np.arange(104) < np.arange(105)[:, None], 255, 0).astype(np.uint8).view("<u8")
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderFacts:
-    """What a matrix of n header blocks says. size is right only where sound."""
-
-    typeflag: U8
-    size: Index
-    sound: Bools
-    """The checksum is right, the size is plain octal, and no ustar prefix belongs to the name."""
-
-
 def octal(words: U64) -> U64:
     """The values of eight octal digits a word, the first one in the lowest byte, each byte 0..7: u64[n] below 2**24."""
     pairs = ((words << _u(3)) + (words >> _u(8))) & _EVEN
@@ -62,19 +52,21 @@ def sizes(words: U64) -> tuple[Index, Bools]:
     return value.view(np.int64), plain
 
 
-def header_facts(headers: U8) -> HeaderFacts:
-    """Look at header blocks u8[n, 512]. The checksum fields are overwritten with spaces."""
+def sound_headers(headers: U8) -> Bools:
+    """Which of the header blocks u8[n, 512] have a right checksum, in six plain octal digits, and no prefix to the name.
+
+    The checksum fields are overwritten with spaces.
+    """
     words = headers.view("<u8")
-    size, sound = sizes(words)
     # Bytes 148..155: six octal digits and a NUL or space, then whatever.
     claimed = (words[:, 18] >> _u(32)) | (words[:, 19] << _u(32))
     digits = (claimed ^ _ZEROS) << _u(16)
     end = (claimed >> _u(48)) & _u(0xFF)
-    sound &= ((digits & _NO_DIGIT) == 0) & ((end == 0) | (end == _u(0x20)))
     headers[:, 148:156] = 0x20
-    sound &= octal(digits) == byte_sums(words)
+    sound: Bools = octal(digits) == byte_sums(words)
+    sound &= ((digits & _NO_DIGIT) == 0) & ((end == 0) | (end == _u(0x20)))
     sound &= headers[:, 345] == 0
-    return HeaderFacts(headers[:, 156].copy(), size, sound)
+    return sound
 
 
 def byte_sums(words: U64) -> U64:
@@ -184,15 +176,15 @@ _PLAIN_KEYWORDS: Final = tuple(
 def harmless(data: U8, size: Index) -> Bools:
     """Which extended headers set nothing that changes what their member is: bool[k].
 
-    data u8[k, 512]: their data blocks; size[k] <= 512: the bytes of each.
+    size[k]: the bytes of each, false beyond 512. data u8[k + 1, 512]: their data blocks, and one block of anything, so that
+    what begins in a block can be read over its end.
     """
-    good = np.zeros(len(data), dtype=bool)
-    flat = np.zeros(data.size + 64, dtype=np.uint8)
-    flat[: data.size] = data.reshape(-1)
+    good = np.zeros(len(size), dtype=bool)
+    flat = data.reshape(-1)
     # Every eight bytes of the data as a word, at whatever address.
     words = np.ndarray(len(flat) - 7, dtype="<u8", buffer=flat, strides=(1,))
-    rows = np.arange(len(data))
-    position = np.zeros(len(data), dtype=np.int64)
+    rows = np.flatnonzero(size <= BLOCK)
+    position = np.zeros(len(rows), dtype=np.int64)
     while len(rows):
         at = rows * BLOCK + position
         finished = (position == size[rows]) | (flat[at] == 0)
@@ -238,7 +230,6 @@ def _record_length(flat: U8, at: Index) -> tuple[Index, Index]:
 def _has_plain_keyword(words: U64, at: Index, room: Index) -> Bools:
     """Whether one of the plain keywords and its "=" stand at `at`, within `room` bytes."""
     found = np.zeros(len(at), dtype=bool)
-    at = np.minimum(at, len(words) - 17)
     first, second, third = words[at], words[at + 8], words[at + 16]
     for size, *wanted in _PLAIN_KEYWORDS:
         same = (first & _keep(size)) == _u(wanted[0])

@@ -13,7 +13,7 @@ import numpy as np
 
 from dsort_worker.rows import Index
 from dsort_worker.shardreader import ShardReader
-from dsort_worker.tarbatch import Bools, HeaderFacts, NameFacts, harmless, header_facts, name_facts
+from dsort_worker.tarbatch import Bools, NameFacts, harmless, name_facts, sound_headers
 from dsort_worker.tarhash import hash_names
 from dsort_worker.tarheaders import BLOCK, FILE_TYPES, record_key
 from dsort_worker.tarmember import EXTENSIONS, Kind, Member, Source, read_member
@@ -41,7 +41,8 @@ class Scan:
         self.position = 0
         """The next block to look at; at the end, the one behind the end of the archive."""
         self.ended = False
-        self._walker = Walker(reader)
+        self._walker = Walker(reader.fd)
+        self._reader = reader
         self._want_keys = want_keys
         self._cancelled = cancelled
         self._last_key: bytes | None = None
@@ -76,20 +77,22 @@ class Scan:
 
     def _by_batch(self) -> bool:
         """Take the members of a batch of headers; False where the walk was wrong about where they are."""
-        batch = self._walker.collect(self.position)
+        try:
+            batch = self._walker.collect(self.position)
+        except OSError as error:
+            raise self._reader.unreadable(self.position * BLOCK, error) from error
         count = len(batch.places)
         if not count:
             return False
-        facts = header_facts(batch.headers)
-        ends = batch.places + 1 + (facts.size + (BLOCK - 1)) // BLOCK
-        follows = ends <= self.source.size // BLOCK
-        follows[:-1] &= ends[:-1] == batch.places[1:]
-        sound = facts.sound & follows
-        plain_rows = np.flatnonzero(sound & _FILES[facts.typeflag])
+        typeflag = batch.headers[:, 156].copy()
+        ends = batch.places + 1 + (batch.size + (BLOCK - 1)) // BLOCK
+        sound = sound_headers(batch.headers) & batch.octal & (ends <= self.source.size // BLOCK)
+        sound[:-1] &= ends[:-1] == batch.places[1:]
+        plain_rows = np.flatnonzero(sound & _FILES[typeflag])
         names = name_facts(batch.headers, plain_rows)
         plain = np.zeros(count, dtype=bool)
         plain[plain_rows[~names.odd]] = True
-        good, starts, settled = _chains(plain, _EXTENSIONS[facts.typeflag], _harmless(batch, facts, sound))
+        good, starts, settled = _chains(plain, _EXTENSIONS[typeflag], _harmless(batch, sound))
         taken: list[tuple[int, Member]] = []
         resume = 0
         trusted = True
@@ -184,14 +187,12 @@ class Scan:
         self.log.add(batch, [index for index, member in enumerate(members) if member.kind is Kind.LINK])
 
 
-def _harmless(batch: Collected, facts: HeaderFacts, sound: Bools) -> Bools:
+def _harmless(batch: Collected, sound: Bools) -> Bools:
     """Which rows are extended headers that change nothing: bool[n]."""
     result = np.zeros(len(sound), dtype=bool)
     rows = batch.pax_rows
     if len(rows):
-        size = facts.size[rows]
-        short = sound[rows] & (size <= BLOCK)
-        result[rows[short]] = harmless(batch.pax_data[short], size[short])
+        result[rows] = harmless(batch.pax_data, batch.size[rows]) & sound[rows]
     return result
 
 

@@ -29,7 +29,7 @@ def walking(walk: str) -> Iterator[None]:
             patch.setattr(tarwalk, "_DENSE", 0)
         if walk in {"read through", "small chunks"}:
             patch.setattr(tarwalk, "_DENSE", 1 << 40)
-            patch.setattr(tarwalk, "_STRIDES", 1)
+            patch.setattr(tarwalk, "_HOPS", 1)
         if walk in {"small batches", "small chunks"}:
             patch.setattr(tarwalk, "_buffers", tarwalk._Buffers(chunk=2048, rows=5))
         yield
