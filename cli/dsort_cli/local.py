@@ -21,7 +21,7 @@ from dsort_cli.signals import ENDING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dsort_cli.processes import Event, Nursery
+    from dsort_cli.processes import Nursery
     from dsort_cli.report import Reporter
     from dsort_cli.signals import Signals
 
@@ -137,6 +137,8 @@ class LocalRun:
                 reason=Reason.DEADLINE_EXCEEDED,
                 message=f"spec.activeDeadlineSeconds: not complete after {now - self.began:.0f} seconds",
             )
+        if self.nursery.ended():
+            self._nursery_failed("")
         for process in self._board.running():
             patience = self.bounds.silence if process.link else self.bounds.ready
             if now - process.heard > patience:
@@ -188,15 +190,15 @@ class LocalRun:
             case "ended" if process is not None and process.pid == event.pid:
                 self._group.create_task(self._settle(process, event.code))
             case "failed" | "gone":
-                self._nursery_failed(event)
+                self._nursery_failed(event.text)
             case _:
                 pass  # the imports are done, or it is about a process that was replaced
         self._board.changed.set()
 
-    def _nursery_failed(self, event: Event) -> None:
+    def _nursery_failed(self, text: str) -> None:
         asyncio.get_running_loop().remove_reader(self.nursery)
         if self._ending is None:
-            why = f"cannot start: {event.text}" if event.text else "ended unexpectedly"
+            why = f"cannot start: {text}" if text else "ended unexpectedly"
             self._ending = Failure(
                 reason=Reason.INTERNAL, message=f"the process that ranks are forked from {why}"
             )

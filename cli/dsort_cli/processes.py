@@ -25,6 +25,8 @@ RANK_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
     # numpy's BLAS would start threads in a process that forks, and nothing here multiplies matrices.
     "OPENBLAS_NUM_THREADS": "1",
+    # aiohttp reads the system's certificates when it is imported, some 60 ms; ranks on one machine speak plain HTTP.
+    "SSL_CERT_FILE": os.devnull,
 }
 """What must be in a rank's environment before its process starts."""
 
@@ -76,6 +78,7 @@ class Nursery:
                 signal.signal(signal.SIGINT, previous)
         self._socket = ours
         self._open = True
+        self._reaped = False
 
     def fileno(self) -> int:
         """The socket, readable when `receive` has something."""
@@ -102,6 +105,12 @@ class Nursery:
             text = b""
         return _event(json.loads(text)) if text else Event("gone")
 
+    def ended(self) -> bool:
+        """Whether the nursery's process is gone. The socket alone does not tell: a rank holds it, too, until it is ready."""
+        if not self._reaped:
+            self._reaped = os.waitpid(self._pid, os.WNOHANG)[0] != 0
+        return self._reaped
+
     def close(self) -> None:
         """End the nursery and every rank; returns when their processes are gone. Safe to call twice."""
         if not self._open:
@@ -110,7 +119,7 @@ class Nursery:
         try:
             self._socket.shutdown(socket.SHUT_WR)
             self._socket.settimeout(_CLOSE_SECONDS)
-            while self._socket.recv(MESSAGE_BYTES):
+            while not self.ended() and self._socket.recv(MESSAGE_BYTES):
                 pass  # reports of the ranks that end now
         except TimeoutError:
             os.kill(self._pid, signal.SIGKILL)
@@ -118,7 +127,8 @@ class Nursery:
             pass  # it was gone already
         finally:
             self._socket.close()
-            os.waitpid(self._pid, 0)
+            if not self._reaped:
+                os.waitpid(self._pid, 0)
 
     def _attempt(self, send: Callable[[], object]) -> None:
         try:

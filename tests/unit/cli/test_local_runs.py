@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +108,8 @@ def started(job: Path, *arguments: object) -> Iterator[tuple[subprocess.Popen[st
 
 def go_on(ranks: list[int]) -> None:
     for pid in ranks:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -261,6 +262,7 @@ def test_a_restart_too_many_keeps_what_was_staged(long_job: Path) -> None:
 def test_a_nursery_that_is_killed_ends_the_run(long_job: Path) -> None:
     with started(long_job, "--quiet") as (run, nursery, ranks):
         os.kill(nursery, signal.SIGKILL)
+        go_on(ranks)  # one that was stopped before it could ask the kernel to end with its parent
         _, err = run.communicate(timeout=PATIENCE)
     assert run.returncode == EXIT_CODES[Reason.INTERNAL]
     assert "ended unexpectedly" in err
