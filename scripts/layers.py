@@ -13,6 +13,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -99,12 +100,16 @@ def run_pytest(folders: list[str], *, report: Path, extra: list[str]) -> tuple[i
     closing: list[str] = []
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, errors="replace") as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if closing or CLOSING.fullmatch(COLOURS.sub("", line).strip()):
-                closing.append(line)
-            else:
-                sys.stdout.write(line)
-                sys.stdout.flush()
+        try:
+            for line in process.stdout:
+                if closing or CLOSING.fullmatch(COLOURS.sub("", line).strip()):
+                    closing.append(line)
+                else:
+                    sys.stdout.write(line)
+                    sys.stdout.flush()
+        except BaseException:
+            process.terminate()  # whoever ends us must not have to look for pytest
+            raise
     return process.returncode, closing
 
 
@@ -144,6 +149,7 @@ def gates() -> list[str]:
 
 def main() -> int:
     """Choose the layers, run them, and end with pytest's own words."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
