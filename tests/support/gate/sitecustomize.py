@@ -60,11 +60,11 @@ def _install(gate: dict[str, Any]) -> None:
             reach()
         return written(self, reports)
 
-    entered, state.RankState.enter = state.RankState.enter, enter  # type: ignore[assignment, method-assign]
-    served, state.RankState.serve_at = state.RankState.serve_at, serve_at  # type: ignore[assignment, method-assign]
+    entered, state.RankState.enter = state.RankState.enter, enter  # type: ignore[method-assign]
+    served, state.RankState.serve_at = state.RankState.serve_at, serve_at  # type: ignore[method-assign]
     committed, staging.Staging.commit = staging.Staging.commit, commit  # type: ignore[assignment, method-assign]
     published, staging.Staging.publish = staging.Staging.publish, publish  # type: ignore[assignment, method-assign]
-    written, rank0.RankZero._publish = rank0.RankZero._publish, write  # type: ignore[assignment, method-assign]
+    written, rank0.RankZero._publish = rank0.RankZero._publish, write  # type: ignore[method-assign]
 
 
 if "DSORT_TEST_GATE" in os.environ:

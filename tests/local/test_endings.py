@@ -1,0 +1,338 @@
+"""However a run ends, by a signal, a dead rank or a kill, it leaves a whole result or nothing (case 8, the last lines)."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsort_api.reasons import EXIT_CODES, Reason
+from tests.support.datasets import make_shards
+from tests.support.gates import PHASES, Gate
+from tests.support.reference import expected_shards
+from tests.support.running import (
+    Command,
+    check_ended,
+    check_result,
+    children_of,
+    contents,
+    dsort,
+    job,
+    left_in,
+    manifest_of,
+)
+
+ORDER = {"kind": "Shuffle", "seed": 11}
+OUTPUT = {"recordsPerShard": 12}
+POINTS = [(point, rank) for point in (*PHASES, "committed", "published") for rank in (0, 1)] + [
+    ("manifest", 0)
+]
+"""Everywhere that a rank can be met."""
+
+
+def shuffle(source: Path, target: Path, **more: Any) -> dict[str, Any]:
+    return job(source, target, order=ORDER, output=OUTPUT, **more)
+
+
+@pytest.fixture(scope="module")
+def wanted(shards: list[Path]) -> list[bytes]:
+    return expected_shards(shards, order=ORDER, output=OUTPUT)
+
+
+# ------------------------------------------------------------------------------------------------------ Ctrl-C (case 8)
+
+
+@pytest.mark.parametrize(("point", "rank"), POINTS)
+def test_case_8_cancel_in_each_phase_leaves_nothing(
+    source: Path, tmp_path: Path, point: str, rank: int
+) -> None:
+    manifest = shuffle(source, tmp_path / "made" / "out")
+    gate = Gate(tmp_path / "gate", point, rank)
+    with Command(manifest, {"workers": 2, "network": rank == 1}, gate.environment) as command:
+        gate.reached()
+        os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: to every process
+        gate.open()
+        run = command.end(within=15)
+    assert run.code in {130, 0}
+    if run.code == 0:  # the order to stop came when everything had its name
+        assert (point, rank) in {("manifest", 0), ("published", 0), ("published", 1)}
+        check_result(tmp_path / "made" / "out")
+        return
+    assert "SIGINT" in run.error
+    assert not (tmp_path / "made").exists()
+
+
+def test_case_8_cancel_right_after_start_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    for moment in ("started", "at once"):
+        with Command(shuffle(source, tmp_path / "out"), {"workers": 3}) as command:
+            if moment == "started":
+                command.until("started")
+            os.killpg(command.process.pid, signal.SIGINT)
+            run = command.end(within=15)
+        # Before Python has installed its handler the signal itself ends the process.
+        assert run.code == 130 or (moment == "at once" and run.code == -signal.SIGINT)
+        assert not (tmp_path / "out").exists()
+
+
+def test_case_8_sigterm_ends_a_run_as_ctrl_c_does(source: Path, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate", "Create")
+    with Command(shuffle(source, tmp_path / "out"), {"workers": 2}, gate.environment) as command:
+        gate.reached()
+        command.process.terminate()
+        gate.open()
+        run = command.end(within=15)
+    assert run.code == 143
+    assert "SIGTERM" in run.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_case_8_a_rank_that_hangs_is_killed_and_a_second_ctrl_c_does_it_at_once(
+    source: Path, tmp_path: Path
+) -> None:
+    for signals, bound in ((1, 12.0), (2, 4.0)):
+        gate = Gate(tmp_path / f"gate{signals}", "Create", 1)
+        with Command(shuffle(source, tmp_path / "out"), {"workers": 2}, gate.environment) as command:
+            gate.reached()  # and it stays there: the gate is not opened
+            for _ in range(signals):
+                os.killpg(command.process.pid, signal.SIGINT)
+                command.until("progress")
+            run = command.end(within=bound)
+        gate.open()
+        assert run.code == 130
+        assert not (tmp_path / "out").exists()
+
+
+def test_files_of_others_in_the_output_folder_survive_a_cancel(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "notes.txt").write_text("mine")
+    gate = Gate(tmp_path / "gate", "published")
+    with Command(shuffle(source, target), {"workers": 2}, gate.environment) as command:
+        gate.reached()
+        assert len(left_in(target)) > 1
+        command.process.send_signal(signal.SIGINT)
+        gate.open()
+        run = command.end(within=15)
+    if run.code:
+        assert left_in(target) == ["notes.txt"]
+    assert (target / "notes.txt").read_text() == "mine"
+
+
+# ---------------------------------------------------------------------------------------------------- a rank is killed
+
+
+@pytest.mark.parametrize(("point", "rank"), POINTS)
+def test_a_rank_killed_in_each_phase_is_replaced_and_the_bytes_are_equal(
+    source: Path, wanted: list[bytes], tmp_path: Path, point: str, rank: int
+) -> None:
+    gate = Gate(tmp_path / "gate", point, rank)
+    with Command(
+        shuffle(source, tmp_path / "out"), {"workers": 2, "network": rank == 1}, gate.environment
+    ) as command:
+        os.kill(gate.reached(), signal.SIGKILL)
+        gate.open()
+        run = command.end()
+    assert run.result["restarts"] >= 1
+    assert contents(tmp_path / "out") == wanted
+    check_result(tmp_path / "out")
+
+
+def test_two_of_three_ranks_killed_are_replaced(source: Path, wanted: list[bytes], tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate", "Create", 0)
+    with Command(
+        shuffle(source, tmp_path / "out"), {"workers": 3, "network": True}, gate.environment
+    ) as command:
+        held = gate.reached()
+        for pid in sorted(command.ranks(3), key=lambda pid: pid == held)[1:]:
+            os.kill(pid, signal.SIGKILL)
+        gate.open()
+        run = command.end()
+    assert run.result["restarts"] >= 2
+    assert contents(tmp_path / "out") == wanted
+    check_result(tmp_path / "out")
+
+
+def test_too_many_deaths_fail_the_job_and_the_next_run_continues(
+    source: Path, wanted: list[bytes], tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    manifest = shuffle(source, target, backoffLimit=0)
+    gate = Gate(tmp_path / "gate", "committed", 1)
+    with Command(manifest, {"workers": 2}, gate.environment) as command:
+        os.kill(gate.reached(), signal.SIGKILL)
+        gate.open()
+        run = command.end()
+    assert run.code == EXIT_CODES[Reason.BACKOFF_LIMIT_EXCEEDED]
+    assert "SIGKILL" in run.error
+    assert [name for name in left_in(target) if not name.startswith(".dsort")] == []
+    committed = {path.stat().st_ino for path in (target / ".dsort").glob("*/stage/*")}
+    assert committed
+    again = dsort(manifest, workers=2)
+    assert again.result["state"] == "Complete"
+    assert contents(target) == wanted
+    assert {path.stat().st_ino for path in target.glob("*.tar")} & committed, "nothing was taken over"
+
+
+def test_a_nursery_that_is_killed_ends_the_run_in_words(
+    source: Path, wanted: list[bytes], tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate", "Create", 0)
+    with Command(shuffle(source, tmp_path / "out"), {"workers": 2}, gate.environment) as command:
+        gate.reached()
+        (nursery,) = children_of(command.process.pid)
+        os.kill(nursery, signal.SIGKILL)
+        run = command.end()
+    assert run.code == 1
+    assert "forked from" in run.error
+    assert dsort(shuffle(source, tmp_path / "out")).result["state"] == "Complete"
+    assert contents(tmp_path / "out") == wanted
+
+
+# ------------------------------------------------------------------------------------------------ the run is killed
+
+
+@pytest.mark.parametrize(("point", "rank"), POINTS)
+def test_a_run_killed_in_each_phase_is_completed_by_the_next(
+    source: Path, wanted: list[bytes], tmp_path: Path, point: str, rank: int
+) -> None:
+    target = tmp_path / "out"
+    gate = Gate(tmp_path / "gate", point, rank)
+    with Command(shuffle(source, target), {"workers": 2}, gate.environment) as command:
+        gate.reached()
+        command.process.kill()
+        command.end()
+    gate.open()
+    assert not (target / "dsort-manifest.json").exists()
+    # Another number of ranks is no other job.
+    run = dsort(shuffle(source, target), workers=2 if rank else 3)
+    assert run.result["state"] == "Complete"
+    assert contents(target) == wanted
+    check_result(target)
+
+
+def test_what_a_killed_run_left_is_taken_back_by_the_next_job_of_another_spec(
+    source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    gate = Gate(tmp_path / "gate", "published", 1)
+    with Command(shuffle(source, target), {"workers": 2}, gate.environment) as command:
+        gate.reached()
+        command.process.kill()
+        command.end()
+    gate.open()
+    assert list(target.glob("*.tar"))
+    other = job(source, target, output={"name": "other-%03d", "shardCount": 3})
+    assert dsort(other, workers=2).result["shards"] == 3
+    assert sorted(left_in(target)) == ["dsort-manifest.json", *(f"other-{n:03d}.tar" for n in range(3))]
+
+
+# ------------------------------------------------------------------------------------------------------ other endings
+
+
+def appended(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + bytes(512))
+
+
+def rewritten(path: Path) -> None:
+    path.write_bytes(path.read_bytes())
+
+
+def replaced(path: Path) -> None:
+    new = path.with_suffix(".new")
+    new.write_bytes(path.read_bytes()[::-1])
+    new.rename(path)
+
+
+@pytest.mark.parametrize(
+    "change", [appended, rewritten, replaced, Path.unlink], ids=lambda change: change.__name__
+)
+@pytest.mark.parametrize(
+    ("point", "network"), [("Scan", False), ("Create", False), ("Create", True), ("Publish", False)]
+)
+def test_an_input_that_changed_mid_job_fails_it(
+    tmp_path: Path, change: Callable[[Path], None], point: str, network: bool
+) -> None:
+    paths = make_shards(tmp_path / "in", shards=4, records=20)
+    manifest = shuffle(tmp_path / "in", tmp_path / "out")
+    gate = Gate(tmp_path / "gate", point, 0)
+    with Command(manifest, {"workers": 2, "network": network}, gate.environment) as command:
+        gate.reached()
+        change(paths[0] if point == "Scan" else paths[3])
+        gate.open()
+        run = command.end()
+    if point == "Publish" and run.code == 0:
+        # The rank that owns the shard had already seen that it is as it was listed, after its last byte was read.
+        check_result(tmp_path / "out")
+        return
+    assert run.code == EXIT_CODES[Reason.INPUT_CHANGED], run
+    assert "in-000" in run.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_deadline_ends_the_job(source: Path, tmp_path: Path) -> None:
+    manifest = shuffle(source, tmp_path / "out", activeDeadlineSeconds=2)
+    gate = Gate(tmp_path / "gate", "Order", 1)
+    with Command(manifest, {"workers": 2}, gate.environment) as command:
+        gate.reached()
+        run = command.end(within=20)
+    gate.open()
+    assert run.code == EXIT_CODES[Reason.DEADLINE_EXCEEDED]
+    assert "activeDeadlineSeconds" in run.error
+    assert [name for name in left_in(tmp_path / "out") if not name.startswith(".dsort")] == []
+
+
+def test_the_same_job_again_after_success_says_so(source: Path, tmp_path: Path) -> None:
+    manifest = shuffle(source, tmp_path / "out")
+    first = dsort(manifest, workers=2)
+    files = {path.name: path.stat() for path in (tmp_path / "out").iterdir()}
+    again = dsort(manifest, workers=1, memory="64Mi")
+    assert (first.result["state"], again.result["state"]) == ("Complete", "AlreadyComplete")
+    assert again.result["records"] == first.result["records"] == 200
+    assert {path.name: path.stat() for path in (tmp_path / "out").iterdir()} == files
+    in_words = dsort(manifest, more=())
+    assert "already complete" in in_words.stdout
+    assert in_words.code == 0
+
+
+def test_the_same_job_again_checks_the_output(source: Path, tmp_path: Path) -> None:
+    manifest = shuffle(source, tmp_path / "out")
+    dsort(manifest)
+    with (tmp_path / "out" / "out-000003.tar").open("r+b") as file:
+        file.seek(700)
+        file.write(b"\xff\x00\xff")
+    run = dsort(manifest)
+    assert run.code == EXIT_CODES[Reason.VERIFICATION_FAILED]
+    assert "out-000003.tar" in run.error
+
+
+def test_a_job_that_runs_already_is_busy(source: Path, wanted: list[bytes], tmp_path: Path) -> None:
+    manifest = shuffle(source, tmp_path / "out")
+    gate = Gate(tmp_path / "gate", "Create", 0)
+    with Command(manifest, {"workers": 2}, gate.environment) as command:
+        gate.reached()
+        second = dsort(manifest, check=False)
+        assert second.code == EXIT_CODES[Reason.JOB_BUSY]
+        assert "another process" in second.error
+        gate.open()
+        assert command.end().result["state"] == "Complete"
+    assert contents(tmp_path / "out") == wanted
+
+
+def test_progress_is_seen_by_phase_and_ends_with_a_result(source: Path, tmp_path: Path) -> None:
+    manifest = shuffle(source, tmp_path / "out")
+    gate = Gate(tmp_path / "gate", "Publish", 0)
+    with Command(manifest, {"workers": 2}, gate.environment) as command:
+        gate.reached()
+        assert command.until("started")["ranks"] == 2
+        gate.open()
+        run = command.end()
+    kinds = [event["event"] for event in run.events]
+    assert kinds[-1] == "result"
+    assert set(kinds) <= {"progress", "result"}
+    assert len(run.result["peakRss"]) == 2
+    assert manifest_of(tmp_path / "out")["run"]["ranks"] == 2
+    check_ended(manifest, run)
