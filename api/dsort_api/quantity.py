@@ -45,9 +45,7 @@ def parse_quantity(value: str | int) -> int:
 
 def format_bytes(size: float) -> str:
     """A size for a person: 1.97 GiB."""
-    value = float(size)
-    for unit in _UNITS:
-        if abs(value) < 1024 or unit == _UNITS[-1]:
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.2f} {unit}"
+    value, power = float(size), 0
+    while abs(value) >= 1024 and power < len(_UNITS) - 1:
+        value, power = value / 1024, power + 1
+    return f"{value:.{2 if power else 0}f} {_UNITS[power]}"

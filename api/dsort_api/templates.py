@@ -124,7 +124,7 @@ def parse_input(text: str) -> InputEntry:
 def _parse_range(text: str) -> Range | None:
     pattern = _BRACE if "{" in text or "}" in text else _AT
     matches = list(pattern.finditer(text))
-    rest = pattern.sub("", text)
+    rest = pattern.sub("\0", text)  # not "": what stands on both sides of a range must not become one
     if "{" in rest or "}" in rest:
         raise ValueError(
             f"{text!r} has a brace that is no range; ranges are written {{first..last}} or {{first..last..step}}"

@@ -1,0 +1,139 @@
+"""The examples of jobs.yaml: what the strict loader takes, what it refuses, and in which words."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dsort_api.crd import custom_resource_definition
+from dsort_api.reasons import DSortError, Reason
+from dsort_api.spec import DSortJobSpec, load_job
+
+TABLE: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "jobs.yaml").read_text())
+
+
+def manifest(example: dict[str, Any]) -> dict[str, Any]:
+    """The example's job: the base, without what is dropped, with what is set."""
+    document: dict[str, Any] = copy.deepcopy(TABLE["base"])
+    for path in example.get("drop", ()):
+        *above, last = path.split(".")
+        here = document
+        for name in above:
+            here = here[name]
+        del here[last]
+    for path, value in example.get("set", {}).items():
+        *above, last = path.split(".")
+        here = document
+        for name in above:
+            here = here.setdefault(name, {})
+        here[last] = value
+    return document
+
+
+def title(example: dict[str, Any]) -> str:
+    drop = [f"no {path}" for path in example.get("drop", ())]
+    return ", ".join([*drop, json.dumps(example.get("set", {}))[1:61]]) or "base"
+
+
+def leaves(document: Any, path: str = "") -> set[str]:
+    """Paths of all fields of a job, ends and sections."""
+    found = {path} if path else set()
+    if isinstance(document, dict):
+        for name, inner in document.items():
+            found |= leaves(inner, f"{path}.{name}" if path else str(name))
+    return found
+
+
+@pytest.mark.parametrize("example", TABLE["accepted"], ids=title)
+def test_the_job_is_taken_and_keeps_its_values(example: dict[str, Any]) -> None:
+    job = load_job(manifest(example), strict=True)
+    told = job.model_dump(mode="json", by_alias=True)
+    for path, value in example["set"].items():
+        here: Any = told
+        for name in path.split("."):
+            here = here[name]
+        if isinstance(value, dict):
+            assert {name: here[name] for name in value} == value
+        elif path.endswith(("Size", "budget")):
+            assert isinstance(here, int)
+        else:
+            assert here == value
+
+
+@pytest.mark.parametrize("example", TABLE["refused"], ids=title)
+def test_the_job_is_refused_by_the_name_of_its_field(example: dict[str, Any]) -> None:
+    with pytest.raises(DSortError) as caught:
+        load_job(manifest(example), strict=True)
+    assert caught.value.reason is Reason.INVALID_SPEC
+    assert caught.value.exit_code == 3
+    assert caught.value.message.startswith(example["error"])
+    assert not re.search(r"\(and \d+ more\)$", caught.value.message)
+
+
+def test_every_field_of_the_spec_is_in_both_tables() -> None:
+    version = custom_resource_definition()["spec"]["versions"][0]
+    fields: set[str] = set()
+
+    def collect(schema: dict[str, Any], path: str) -> None:
+        for name, inner in schema.get("properties", {}).items():
+            fields.add(f"{path}.{name}")
+            collect(inner, f"{path}.{name}")
+
+    collect(version["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec")
+    taken = set().union(*(leaves(manifest(example)) for example in TABLE["accepted"]))
+    assert fields - taken == set()
+    named = {example["error"].split(":")[0].split("[")[0] for example in TABLE["refused"]}
+    sections = {"spec.order", "spec.records", "spec.memory"}  # named by the fields in them
+    assert fields - named - sections == set()
+
+
+def test_what_is_not_given_has_its_documented_default() -> None:
+    spec = load_job(TABLE["base"], strict=True).spec
+    assert spec.model_dump(mode="json", by_alias=True) == {
+        "input": {"url": "pvc://datasets/in", "shards": [], "missingShards": "Abort"},
+        "output": {
+            "url": "pvc://datasets/out",
+            "name": "train-%06d",
+            "shardSize": 256 << 20,
+            "recordsPerShard": None,
+            "shardCount": None,
+        },
+        "order": {"kind": "None", "seed": None, "descending": False},
+        "records": {
+            "duplicates": "Abort",
+            "unsupported": "Abort",
+            "trailingData": "Warn",
+            "collisions": "Warn",
+            "corruptShards": "Abort",
+        },
+        "workers": {"count": None},
+        "memory": {"budget": None},
+        "dryRun": False,
+        "backoffLimit": 6,
+        "activeDeadlineSeconds": None,
+    }
+    assert spec.memory.bytes == 512 << 20
+
+
+def test_the_budget_that_is_given_is_the_budget() -> None:
+    job = load_job(manifest({"set": {"spec.memory.budget": "64Mi"}}), strict=True)
+    assert job.spec.memory.bytes == 64 << 20
+
+
+def test_a_spec_survives_the_wire() -> None:
+    for example in TABLE["accepted"]:
+        spec = load_job(manifest(example), strict=True).spec
+        assert DSortJobSpec.model_validate_json(spec.model_dump_json(by_alias=True)) == spec
+        assert DSortJobSpec.model_validate_json(spec.model_dump_json(exclude_none=True)) == spec
+
+
+def test_a_spec_cannot_be_changed_in_place() -> None:
+    spec = load_job(TABLE["base"], strict=True).spec
+    with pytest.raises(ValueError, match="frozen"):
+        spec.dry_run = True  # type: ignore[misc]
