@@ -41,7 +41,7 @@ bench: bench-env ## Compare with cp, GNU tar, a tarfile script and webdataset on
 	@cd '$(ROOT)' && '$(BENCH)/python' -m benchmarks $(BENCH_ARGS)
 
 generate: dev-env ## Write crds/ from the models
-	@cd '$(ROOT)' && PATH='$(DEV)':"$$PATH" sh scripts/generate.sh
+	@cd '$(ROOT)' && '$(DEV)/python' -m dsort_api.crd --write crds
 
 requirements: dev-env ## Pin requirements/*.txt to pyproject.toml (UPGRADE=1: to the newest)
 	@UV='$(DEV)/uv' '$(ROOT)/scripts/requirements.sh'
