@@ -29,6 +29,7 @@ from dsort_worker.rows import RowBlock
 from dsort_worker.rowstore import RowStore, encode_block
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.sources import FilePart, MemoryPart, ShardPart, Source
+from dsort_worker.threads import ended
 from dsort_worker.wire import (
     CHECKSUM_SIZE,
     EPOCH_HEADER,
@@ -148,6 +149,8 @@ class DataServer:
         if offer is None:
             return web.Response(status=204)
         store, cuts = offer
+        if not 0 <= rank < len(cuts) - 1:
+            raise ValueError(f"no rank {rank} has a key range")
         header, sections = store.sections(cuts[rank], cuts[rank + 1])
         return await self._stream(request, FilePart(store.fd, header, sections))
 
@@ -168,56 +171,65 @@ class DataServer:
 
     async def _stream(self, request: web.Request, source: Source) -> web.StreamResponse:
         """Send a source and its checksum, with a slot of admission for as long as it takes."""
-        loop = asyncio.get_running_loop()
         async with self._admission.slot() as buffers:
-            checksum = Checksum()
-            size = source.size
-
-            def fill(buffer: memoryview, low: int, high: int) -> memoryview:
-                view = buffer[: high - low]
-                source.read(low, high, view)
-                checksum.update(view)
-                return view
-
             response = web.StreamResponse()
-            response.content_length = size + CHECKSUM_SIZE
+            response.content_length = source.size + CHECKSUM_SIZE
             if request.transport is not None:
-                # A buffer is filled again once its write has returned: it must have left the transport by then.
+                # A buffer is filled again once it was sent: it must have left the transport by then.
                 request.transport.set_write_buffer_limits(high=0)
-            step = len(buffers[0])
-            filling: asyncio.Future[memoryview] | None = None
             try:
-                for index, low in enumerate(range(0, size, step)):
-                    if filling is None:
-                        filling = loop.run_in_executor(
-                            self._threads, fill, buffers[0], low, min(low + step, size)
-                        )
-                    view = await filling
-                    if not index:
-                        await response.prepare(request)
-                    following = low + step
-                    filling = None
-                    if following < size:
-                        filling = loop.run_in_executor(
-                            self._threads,
-                            fill,
-                            buffers[(index + 1) % 2],
-                            following,
-                            min(following + step, size),
-                        )
-                    await self._send(response, view)
-                    self._on_sent(len(view))
-                if not response.prepared:
-                    await response.prepare(request)
-                await self._send(response, checksum_bytes(checksum))
-                await response.write_eof()
-            finally:
-                if filling is not None and not filling.done():
-                    await asyncio.wait([filling])  # a thread still writes to a buffer: it is ours until then
-                    filling.exception()
+                await self._send_source(request, response, source, buffers)
+            except BaseException:
+                if response.prepared and request.transport is not None:
+                    # The receiver must not take an answer about the error for payload; and what the transport has not
+                    # sent lies in a buffer that is somebody else's from now on.
+                    request.transport.abort()
+                raise
             return response
 
-    async def _send(self, response: web.StreamResponse, piece: memoryview | bytes) -> None:
+    async def _send_source(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        source: Source,
+        buffers: tuple[memoryview, memoryview],
+    ) -> None:
+        """Fill one buffer while the other is on the wire."""
+        loop = asyncio.get_running_loop()
+        checksum = Checksum()
+        size, step = source.size, len(buffers[0])
+
+        def fill(buffer: memoryview, low: int) -> memoryview:
+            view = buffer[: min(step, size - low)]
+            source.read(low, low + len(view), view)
+            checksum.update(view)
+            return view
+
+        filling: asyncio.Future[memoryview] | None = None
+        try:
+            for index, low in enumerate(range(0, size, step)):
+                if filling is None:
+                    filling = loop.run_in_executor(self._threads, fill, buffers[0], low)
+                view = await asyncio.shield(filling)
+                if not index:
+                    await response.prepare(request)
+                filling = None
+                if low + step < size:
+                    filling = loop.run_in_executor(self._threads, fill, buffers[(index + 1) % 2], low + step)
+                await self._send(request, response, view)
+                self._on_sent(len(view))
+            if not response.prepared:
+                await response.prepare(request)
+            await self._send(request, response, checksum_bytes(checksum))
+            await response.write_eof()
+        finally:
+            if filling is not None:
+                await ended(filling)  # a thread still writes to a buffer: it is ours until then
+
+    async def _send(
+        self, request: web.Request, response: web.StreamResponse, piece: memoryview | bytes
+    ) -> None:
         """Write, and return when the transport has taken all of it; a receiver that takes nothing loses its slot."""
         async with asyncio.timeout(self._silence):
             await response.write(piece)
+            await request.writer.drain()  # aiohttp itself waits for large pieces only

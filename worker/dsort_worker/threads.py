@@ -7,6 +7,7 @@ the thread is done: a cancelled wait is carried out late, by the length of one p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import ParamSpec, TypeVar
@@ -21,7 +22,16 @@ async def in_thread(executor: Executor, function: Callable[P, T], *args: P.args,
     try:
         return await asyncio.shield(future)
     finally:
-        if not future.done():
+        await ended(future)
+
+
+async def ended(future: asyncio.Future[T]) -> None:
+    """Wait until the thread behind `future` is done, however often the wait is cancelled; its failure counts as seen.
+
+    For a task that is ending already: a cancellation that comes in between is not passed on.
+    """
+    while not future.done():
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()  # seen, also when the wait was cancelled first
+    if not future.cancelled():
+        future.exception()
