@@ -35,6 +35,7 @@ READ_SIZE: Final = 256 << 10
 
 _FIRST_DELAY: Final = 0.05
 _MOST_DELAY: Final = 2.0
+_LONGEST_HINT: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ class Peers:
             case 204:
                 raise NotReady(0.0)
             case 503:
-                raise NotReady(float(response.headers.get("Retry-After", "0.5")))
+                raise NotReady(_seconds(response.headers.get("Retry-After", "")))
             case 426:
                 raise DSortError(Reason.PROTOCOL_MISMATCH, f"rank {response.url}: {await response.text()}")
             case status:
@@ -240,3 +241,11 @@ class Peers:
                     await self._newer.wait()
         except TimeoutError:
             return
+
+
+def _seconds(retry_after: str) -> float:
+    """The hint of a 503; half a second where there is none that is a number (a proxy may have written it)."""
+    try:
+        return min(max(float(retry_after), 0.0), _LONGEST_HINT)
+    except ValueError:
+        return 0.5
