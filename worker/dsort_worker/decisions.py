@@ -17,6 +17,7 @@ from concurrent.futures import Executor
 from typing import Any, Final
 
 from dsort_api.reasons import DSortError, Reason
+from dsort_worker.staging import place
 
 log: Final = logging.getLogger("dsort.decisions")
 
@@ -51,9 +52,10 @@ class Decisions:
         if step not in self._steps or not 0 <= rank < self._ranks:
             raise ValueError(f"no step {step!r} for rank {rank}")
         reports = self._reports[step]
-        reports[rank] = report
+        if step not in self._decided:
+            reports[rank] = report
         async with self._deciding[step]:
-            if step not in self._decided:
+            if step not in self._decided and self._error is None:
                 known = await self._in_thread(self._load, step)
                 if known is None and len(reports) == self._ranks:
                     known = await self._in_thread(self._make, step)
@@ -117,12 +119,13 @@ class Decisions:
         with open(temporary, "wb") as file:
             file.write(data)
         try:
-            os.link(temporary, path)
+            place(temporary, path)
         except FileExistsError:  # another life of rank 0 was first: its word holds
             with open(path, "rb") as file:
                 data = file.read()
         finally:
-            os.unlink(temporary)
+            with contextlib.suppress(FileNotFoundError):  # moved, where there are no hard links
+                os.unlink(temporary)
         return data
 
     def _path(self, step: str) -> str:
