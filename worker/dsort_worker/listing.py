@@ -6,6 +6,7 @@ longer as it was pinned fails the job with InputChanged.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import stat
@@ -82,7 +83,7 @@ def pin(root: str, name: str) -> PinnedInput:
 def _names(source: Input, root: str) -> Iterator[tuple[str, str, bool]]:
     """(name relative to the root, the field it comes from, whether it must exist) of every entry, in order."""
     if not source.shards:
-        for name in _walk(root, ""):
+        for name in _archives(root, "**"):
             yield name, "spec.input.url", False
         return
     for position, text in enumerate(source.shards):
@@ -94,42 +95,113 @@ def _names(source: Input, root: str) -> Iterator[tuple[str, str, bool]]:
                 for name in names.names():
                     yield name, field, True
             case Prefix(prefix=prefix):
-                for name in _walk(root, prefix.rstrip("/")):
+                for name in _archives(root, f"{glob.escape(prefix.rstrip('/'))}/**"):
                     yield name, field, False
             case Glob(pattern=pattern):
-                for name in sorted(glob.iglob(pattern, root_dir=root, recursive=True), key=os.fsencode):
-                    if not os.path.isdir(os.path.join(root, name)):
-                        yield name, field, False
+                for name in _match(root, pattern):
+                    yield name, field, False
             case unknown:
                 assert_never(unknown)
 
 
-def _walk(root: str, folder: str) -> list[str]:
-    """Known archives below a folder by byte order of their path; names that begin with a dot are not looked into."""
-    found: list[str] = []
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+def _archives(root: str, pattern: str) -> list[str]:
+    """Known archives that match a glob."""
+    return [name for name in _match(root, pattern) if name.endswith(ARCHIVES)]
+
+
+def _match(root: str, pattern: str) -> list[str]:
+    """Files that match a glob, by byte order of their path.
+
+    As the glob module's; but that passes over folders which cannot be read, and follows a link to a folder above it again
+    and again. Names that begin with a dot are looked into where the pattern says so.
+    """
+    found: set[str] = set()
+    # What is left of the pattern stands beside each folder that matched its beginning.
+    pending = [(_Folder("", frozenset()), tuple(pattern.split("/")))]
+    seen: set[tuple[str, tuple[str, ...]]] = set()
     while pending:
-        here, above = pending.pop()
-        path = os.path.join(root, here)
-        try:
-            status = os.stat(path)
-            entries = list(os.scandir(path))
-        except FileNotFoundError:
+        folder, (part, *rest) = pending.pop()
+        if (folder.name, (part, *rest)) in seen:  # `**/**` comes to the same folder in several ways
             continue
-        except OSError as error:
-            raise DSortError(Reason.INPUT_UNREADABLE, f"folder {path}: {error.strerror}") from None
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:  # a symbolic link to a folder that it stands in
+        seen.add((folder.name, (part, *rest)))
+        if not glob.has_magic(part):
+            name = f"{folder.name}/{part}" if folder.name else part
+            if rest:
+                above = folder.above if part in {"", "."} else folder.above | _identity(root, folder.name)
+                pending.append((_Folder(name, above), tuple(rest)))
+            elif os.path.lexists(os.path.join(root, name)) and not os.path.isdir(os.path.join(root, name)):
+                found.add(name)
             continue
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            name = f"{here}/{entry.name}" if here else entry.name
-            if entry.is_dir():
-                pending.append((name, above | {identity}))
-            elif entry.name.endswith(ARCHIVES):
-                found.append(name)
+        folders, files = _look_into(root, folder)
+        if part == "**":
+            deeper = [one for one in folders if not _is_hidden(one.name)]
+            pending += ((one, (part, *rest)) for one in deeper)
+            if rest:
+                pending.append((folder, tuple(rest)))
+            else:
+                found.update(name for name in files if not _is_hidden(name))
+        elif rest:
+            pending += ((one, tuple(rest)) for one in folders if _fits(one.name, part))
+        else:
+            found.update(name for name in files if _fits(name, part))
     return sorted(found, key=os.fsencode)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A folder below the root, and the identities of those that it was reached through."""
+
+    name: str
+    above: frozenset[tuple[int, int]]
+
+
+def _look_into(root: str, folder: _Folder) -> tuple[list[_Folder], list[str]]:
+    """Folders and other entries in a folder; nothing for a symbolic link to a folder that it stands in, or to nowhere."""
+    path = os.path.join(root, folder.name)
+    folders: list[_Folder] = []
+    files: list[str] = []
+    try:
+        identity = _identity(root, folder.name)
+        if identity & folder.above:
+            return [], []
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = f"{folder.name}/{entry.name}" if folder.name else entry.name
+                if _is_folder(entry):
+                    folders.append(_Folder(name, folder.above | identity))
+                else:
+                    files.append(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return [], []
+    except OSError as error:
+        raise DSortError(Reason.INPUT_UNREADABLE, f"folder {path}: {error.strerror}") from None
+    return folders, files
+
+
+def _identity(root: str, folder: str) -> frozenset[tuple[int, int]]:
+    """What tells a folder from others; of one that is not there, nothing."""
+    try:
+        status = os.stat(os.path.join(root, folder))
+    except OSError:
+        return frozenset()
+    return frozenset({(status.st_dev, status.st_ino)})
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link that cannot be followed; it is told of when it is to be read
+        return False
+
+
+def _is_hidden(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(".")
+
+
+def _fits(name: str, part: str) -> bool:
+    """Whether the last part of a path fits a part of a pattern; a dot at the beginning must be written."""
+    last = name.rpartition("/")[2]
+    return (part.startswith(".") or not last.startswith(".")) and fnmatch.fnmatchcase(last, part)
 
 
 def _check_archive(name: str, field: str) -> None:
