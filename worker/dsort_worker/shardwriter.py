@@ -99,9 +99,9 @@ class ShardWriter:
     def _end(self, shard: OutputShard) -> None:
         fd, digest = self._fd, self._checksum.hexdigest()
         self._fd, self._shard = -1, None
-        if len(self._closing) >= self._behind:
-            self._closing.popleft().result()
         self._closing.append(self._closers.submit(self._close, fd, shard, digest))
+        if len(self._closing) > self._behind:
+            self._closing.popleft().result()
 
     def _close(self, fd: int, shard: OutputShard, digest: str) -> None:
         staged = self._staging.staged_name(shard.number)
