@@ -54,9 +54,8 @@ class ControlServer:
 
     def stop(self) -> None:
         """Stop listening and end the thread; answers under way are finished."""
-        loop, stop = self._loop, self._stop
-        if loop is not None and stop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(stop.set)
+        self._call(self._stop)
+        self._call(self._changed)  # requests that are held are answered now
         self._thread.join(_START_TIMEOUT)
 
     def _run(self) -> None:
@@ -85,9 +84,13 @@ class ControlServer:
             await runner.cleanup()
 
     def _wake(self) -> None:
-        loop, changed = self._loop, self._changed
-        if loop is not None and changed is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(changed.set)
+        self._call(self._changed)
+
+    def _call(self, event: asyncio.Event | None) -> None:
+        """Set an event of the loop, from any thread; without effect when the loop has ended."""
+        if self._loop is not None and event is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(event.set)
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.json_response({"phase": self._state.phase, "rank": self._state.rank})
