@@ -187,12 +187,23 @@ class RankZero:
             try:
                 place(temporary, path)
             except FileExistsError:
-                raise DSortError(
-                    Reason.OUTPUT_EXISTS,
-                    f"spec.output.url: {path} was put there while the job ran; move it away or choose another output",
-                ) from None
+                if not _is_same(path, manifest):
+                    raise DSortError(
+                        Reason.OUTPUT_EXISTS,
+                        f"spec.output.url: {path} was put there while the job ran; move it away or choose another output",
+                    ) from None
             sync_folder(self._output_root)
         return {"manifest": path}
+
+
+def _is_same(path: str, manifest: Manifest) -> bool:
+    """Whether the manifest there is what an earlier life of rank 0 wrote, which could not say so any more."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            there = Manifest.model_validate_json(file.read())
+    except ValueError:
+        return False
+    return there.run.id == manifest.run.id and there.model_copy(update={"run": manifest.run}) == manifest
 
 
 def _rfc3339(seconds: float) -> str:
