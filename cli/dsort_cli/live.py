@@ -96,14 +96,12 @@ class LiveReporter(QuietReporter):
                 story.append(f"{phase.value}   ", style="dim")
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            ProgressBar(total=max(1, figures.bytes_total), completed=figures.bytes_done, width=32),
-            Text(amount(figures)),
-            Text(f"{format_bytes(int(figures.rate))}/s", style="cyan"),
-            Text(f"{clock(figures.seconds_left)} left"),
+            ProgressBar(total=figures.bytes_total or None, completed=figures.bytes_done, width=32),
+            Text(amount(figures) if figures.bytes_total or figures.bytes_done else ""),
+            Text(f"{format_bytes(int(figures.rate))}/s" if figures.rate else "", style="cyan"),
+            Text(f"{clock(figures.seconds_left)} left" if figures.seconds_left is not None else ""),
         )
-        counts = Text(f"{figures.records_done:,} of {figures.records_total:,} records", style="dim")
-        if figures.shards_total:
-            counts.append(f", {figures.shards_done:,} of {figures.shards_total:,} shards")
+        counts = Text(", ".join(_counts(figures)), style="dim")
         ranks = Table.grid(padding=(0, 2))
         for rank in figures.ranks[:_MOST_RANKS]:
             share = f" of {format_bytes(rank.budget)}" if rank.budget else ""
@@ -121,3 +119,17 @@ class LiveReporter(QuietReporter):
             self._live.update("")
             self._live.stop()
             self._live = None
+
+
+def _counts(figures: Figures) -> list[str]:
+    """Records and shards, as far as they are known in this phase."""
+    result = []
+    for done, total, what in (
+        (figures.records_done, figures.records_total, "records"),
+        (figures.shards_done, figures.shards_total, "shards"),
+    ):
+        if total:
+            result.append(f"{done:,} of {total:,} {what}")
+        elif done:
+            result.append(f"{done:,} {what}")
+    return result

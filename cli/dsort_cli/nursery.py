@@ -22,14 +22,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dsort_cli.processes import MESSAGE_BYTES, SOCKET_FD
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-SOCKET_FD = 3
-"""Where the nursery finds its end of the socket pair."""
-
-MESSAGE_BYTES = 65536
-"""No message is larger; what may be larger (the job definition) travels as a file descriptor."""
 
 _PR_SET_PDEATHSIG = 1
 

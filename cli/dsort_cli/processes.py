@@ -1,22 +1,24 @@
 """The runner's side of the nursery: start it first, ask it for ranks, hear how they end.
 
-Only cheap modules are imported here, because the nursery is started before anything else.
+The nursery is started before anything else, so nothing is imported here that is not needed for that: a dataclass alone would cost 10 ms.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-from dsort_cli.nursery import MESSAGE_BYTES, SOCKET_FD
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+SOCKET_FD = 3
+"""Where the nursery finds its end of the socket pair."""
+
+MESSAGE_BYTES = 65536
+"""No message is larger; what may be larger (the job definition) travels as a file descriptor."""
 
 RANK_ENVIRONMENT = {
     # Pieces of 256 KiB to 16 MiB come and go at gigabytes per second. glibc would map and unmap each of them, and every page of it would fault
@@ -33,8 +35,7 @@ RANK_ENVIRONMENT = {
 _CLOSE_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """What the nursery or a rank reports.
 
     `imported`: the nursery is ready. `failed`: it could not import the worker (`text` says why). `started`, `ready` (`text` is the control
@@ -56,8 +57,7 @@ class Nursery:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-P", "-c", "from dsort_cli.nursery import main; main()"]
         # Until the child has its own handler a Ctrl-C must not reach it: an ignored signal stays ignored across exec.
-        on_main_thread = _is_main_thread()
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN) if on_main_thread else None
+        previous = _ignore_interrupts()
         try:
             self._pid = os.posix_spawn(
                 sys.executable,
@@ -74,7 +74,7 @@ class Nursery:
             raise
         finally:
             theirs.close()
-            if on_main_thread:
+            if previous is not None:
                 signal.signal(signal.SIGINT, previous)
         self._socket = ours
         self._open = True
@@ -86,6 +86,8 @@ class Nursery:
 
     def start(self, rank: int, *, settings: Mapping[str, object], job_fd: int, lock_fd: int | None) -> None:
         """Ask for a process for `rank`; `job_fd` holds the JobDefinition as JSON, `lock_fd` is inherited by the rank."""
+        import json
+
         text = json.dumps({"do": "start", "rank": rank, "settings": settings}).encode()
         fds = [job_fd] if lock_fd is None else [job_fd, lock_fd]
         if len(text) > MESSAGE_BYTES:
@@ -94,6 +96,8 @@ class Nursery:
 
     def kill(self, rank: int) -> None:
         """Send SIGKILL to the process of `rank`, if it still runs."""
+        import json
+
         text = json.dumps({"do": "signal", "rank": rank, "signal": int(signal.SIGKILL)}).encode()
         self._attempt(lambda: self._socket.send(text))
 
@@ -103,7 +107,7 @@ class Nursery:
             text = self._socket.recv(MESSAGE_BYTES)
         except ConnectionResetError:
             text = b""
-        return _event(json.loads(text)) if text else Event("gone")
+        return _event(text) if text else Event("gone")
 
     def ended(self) -> bool:
         """Whether the nursery's process is gone. The socket alone does not tell: a rank holds it, too, until it is ready."""
@@ -137,7 +141,10 @@ class Nursery:
             pass  # the nursery is gone; `receive` reports that, in the one place where it is handled
 
 
-def _event(message: dict[str, Any]) -> Event:
+def _event(text: bytes) -> Event:
+    import json
+
+    message: dict[str, Any] = json.loads(text)
     return Event(
         kind=message["event"],
         rank=message.get("rank", -1),
@@ -147,7 +154,9 @@ def _event(message: dict[str, Any]) -> Event:
     )
 
 
-def _is_main_thread() -> bool:
-    import threading
-
-    return threading.current_thread() is threading.main_thread()
+def _ignore_interrupts() -> Any:
+    """Ignore SIGINT; the handler that was there, None where this is not the main thread, which handles no signals."""
+    try:
+        return signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:
+        return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -29,9 +28,11 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.getsignal(number) for number in ENDING}
+        self._before = {number: signal.getsignal(number) for number in ENDING}
+        try:
             self.note()
+        except ValueError:  # not the main thread, which alone handles signals
+            self._before = {}
         return self
 
     def __exit__(self, *_: object) -> None:
