@@ -67,6 +67,26 @@ def table(results: Iterable[Result]) -> str:
     return "\n".join(parts).strip() + "\n"
 
 
+def metadata_table(figures: Sequence[dict[str, Any]]) -> str:
+    """A markdown table of what planning without payload takes."""
+    if not figures:
+        return ""
+    lines = [
+        "",
+        f"**Metadata**: {figures[0]['records']:,} records, no payload, {figures[0]['ranks']} ranks",
+        "",
+        "| order | bytes per record, all ranks | allowed | peak of each rank | seconds | processor seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in figures:
+        peaks = " + ".join(f"{peak / 2**20:.0f}" for peak in one["peaks"])
+        lines.append(
+            f"| {one['order']} | {one['bytes_per_record']:.0f} | {one['allowed']} | {peaks} MiB "
+            f"| {one['seconds']:.1f} | {one['processor_seconds']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _row(result: Result) -> str:
     if not result.pairs:
         return f"| {result.candidate} | failed | | | | | | |"
