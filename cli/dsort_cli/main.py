@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _STARTS_RANKS = frozenset({"run", "plan"})
 
+MOST_RANKS = 1024
+"""As `spec.workers.count` allows."""
+
 EXIT_USAGE = 2
 EXIT_SIGINT = 130
 
@@ -111,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument(
             "--workers",
-            type=_positive,
+            type=_ranks,
             metavar="N",
             help="ranks to start (default: spec.workers.count, else 1)",
         )
@@ -204,12 +207,12 @@ def _claim(text: str) -> tuple[str, str]:
     return name, os.path.abspath(folder)
 
 
-def _positive(text: str) -> int:
+def _ranks(text: str) -> int:
     number = _natural(text)
-    if number == 0:
+    if not 1 <= number <= MOST_RANKS:
         import argparse
 
-        raise argparse.ArgumentTypeError("at least 1")
+        raise argparse.ArgumentTypeError(f"1 to {MOST_RANKS}")
     return number
 
 

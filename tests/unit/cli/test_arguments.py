@@ -38,8 +38,8 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
     assert line.endswith("--help")
 
 
-@pytest.mark.parametrize("workers", ["0", "-1", "two", "1.5"])
-def test_workers_is_a_number_of_at_least_one(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("workers", ["0", "-1", "two", "1.5", "1025"])
+def test_workers_is_a_number_from_1_to_1024(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(["run", "-f", "x", "--workers", workers])
     assert "--workers" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -16,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dsort_api.messages import Phase
 from dsort_api.reasons import EXIT_CODES, Reason
+from dsort_cli.board import Board, RankProcess
+from dsort_cli.drive import ControlClient, Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -171,6 +175,21 @@ def test_what_is_planned_is_what_a_run_makes(job: Path) -> None:
     manifest = json.loads((job.parent / "out" / "dsort-manifest.json").read_text())
     made = [{key: shard[key] for key in ("name", "bytes", "records")} for shard in manifest["outputs"]]
     assert made == plan
+
+
+def test_warnings_name_twenty_and_say_where_all_of_them_are(job: Path) -> None:
+    with tarfile.open(job.parent / "in" / "c.tar", "w") as archive:
+        for name in [f"{number}.txt" for number in range(30)] * 2:
+            archive.addfile(tarfile.TarInfo(name))
+    write_job(job.parent, records={"duplicates": "Warn"})
+    run = dsort("run", "-f", job, "--quiet")
+    assert run.returncode == 0
+    *named, last = run.stderr.splitlines()
+    assert len(named) == 20
+    assert all(text.startswith("warning: shard c.tar: member ") for text in named)
+    assert last.startswith("warning: 30 findings in all; every one is named in ")
+    (findings,) = (job.parent / "out").glob("dsort-findings-*")
+    assert len(findings.read_text().splitlines()) == 30
 
 
 def test_bad_input_is_one_line_its_exit_code_and_no_output_folder(job: Path) -> None:
@@ -344,3 +363,28 @@ def test_a_worker_that_cannot_be_imported_is_one_line(job: Path, tmp_path: Path)
     )
     assert run.returncode == 1
     assert "no aiohttp here" in run.stderr.splitlines()[-1]
+
+
+def test_a_worker_in_the_foreground_is_driven_to_the_end(job: Path, tmp_path: Path) -> None:
+    spec = json.loads(job.read_text())["spec"]
+    definition = tmp_path / "definition.json"
+    definition.write_text(json.dumps({"id": "j", "name": "n", "spec": spec, "ranks": 1}))
+    command = [*DSORT, "worker", "--rank", "0", "--job", str(definition)]
+    environment = {**os.environ, "DSORT_TOKEN": "secret"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as worker:
+        assert worker.stderr is not None
+        url = worker.stderr.readline().split()[-1].removesuffix("/v1/control")
+        assert asyncio.run(_drive(url)) is Phase.COMPLETE
+        assert worker.wait(PATIENCE) == 0
+    assert (tmp_path / "out" / "dsort-manifest.json").exists()
+
+
+async def _drive(url: str) -> Phase:
+    board = Board(memory_budget=64 << 20, wait_seconds=5.0)
+    async with ControlClient(token="secret") as client:
+        link = Link(url, client=client, wishes=board, hear=lambda _: board.renew_peers())
+        board.ranks[0] = RankProcess(0, asked=0.0, heard=0.0, link=link)
+        async with asyncio.timeout(PATIENCE):
+            await link.run()
+    assert link.observed is not None
+    return link.observed.phase
