@@ -6,7 +6,7 @@ large record), so no shard and no record has to fit into memory. Every byte of a
 slices this rank can open itself are read straight into it, the others are fetched from their ranks, one streamed request a
 source and window.
 
-While one window is written the next are filled.
+While one window is written the next are filled. Where nobody else is needed, one thread does all of it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,13 @@ from dsort_worker.wire import MAX_SLICES, encode_slices
 
 _ZEROS: Final = bytes(END_OF_ARCHIVE)
 
-_LOCAL_WINDOW: Final = 4 << 20
-"""Bytes of a window that needs nobody else: what was read is hashed and written while it is in the processor's cache. With
-other ranks, windows are as large as the budget allows, so that a request is worth its round trip."""
+_LOCAL_WINDOW: Final = 1 << 20
+"""Bytes of a window that needs no other rank: what was read is hashed and written while it is in the processor's own cache.
+With other ranks, windows are as large as the budget allows, so that a request is worth its round trip."""
+
+
+class AssemblyCancelled(Exception):
+    """The assembly was told to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,11 @@ class Window:
     segments: tuple[Segment, ...]
     zeros: tuple[tuple[int, int], ...]
     records: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the window."""
+        return self.segments[-1].high
 
 
 class Stream:
@@ -167,6 +176,7 @@ class Assembler:
         flusher: Executor,
         writer: ShardWriter,
         on_written: Callable[[int, int], None],
+        cancelled: Callable[[], bool],
     ) -> None:
         self._files = files
         self._peers = peers
@@ -177,26 +187,39 @@ class Assembler:
         self._flusher = flusher
         self._writer = writer
         self._on_written = on_written
+        self._cancelled = cancelled
 
     async def build(self, stream: Stream) -> None:
         """Build all shards of the stream; returns when every one is committed."""
-        previous = asyncio.Event()
-        previous.set()
         try:
-            async with asyncio.TaskGroup() as group:
-                size = (
-                    self._buffers.size
-                    if self._owner_of is not None
-                    else min(self._buffers.size, _LOCAL_WINDOW)
-                )
-                for window in stream.windows(size):
-                    lent, written = asyncio.Event(), asyncio.Event()
-                    group.create_task(self._carry(window, lent=lent, turn=previous, written=written))
-                    previous = written
-                    await lent.wait()  # no more windows in progress than there are buffers
+            if self._owner_of is None:
+                async with self._buffers.lend() as buffer:
+                    await in_thread(self._flusher, self._build_alone, stream, buffer)
+            else:
+                await self._build_together(stream)
             await in_thread(self._flusher, self._writer.finish)
         finally:
             self._writer.abandon()
+
+    def _build_alone(self, stream: Stream, buffer: memoryview) -> None:
+        """Read, hash and write in one thread: every rank has a core of its own, and what is in its cache stays there."""
+        for window in stream.windows(min(_LOCAL_WINDOW, len(buffer))):
+            if self._cancelled():
+                raise AssemblyCancelled
+            gather(self._files, window.slices, buffer, window.places)
+            self._write(window, buffer)
+            self._on_written(window.records, window.size)
+
+    async def _build_together(self, stream: Stream) -> None:
+        """While one window is written the next are filled; no more are in progress than there are buffers."""
+        previous = asyncio.Event()
+        previous.set()
+        async with asyncio.TaskGroup() as group:
+            for window in stream.windows(self._buffers.size):
+                lent, written = asyncio.Event(), asyncio.Event()
+                group.create_task(self._carry(window, lent=lent, turn=previous, written=written))
+                previous = written
+                await lent.wait()
 
     async def _carry(
         self, window: Window, *, lent: asyncio.Event, turn: asyncio.Event, written: asyncio.Event
@@ -208,14 +231,13 @@ class Assembler:
             await turn.wait()
             await in_thread(self._flusher, self._write, window, buffer)
             written.set()
-            self._on_written(window.records, sum(part.high - part.low for part in window.segments))
+            self._on_written(window.records, window.size)
 
     async def _fill(self, window: Window, buffer: memoryview) -> None:
         """Put every byte of the window in its place: own slices in a thread, the others as their ranks send them."""
-        owners = self._owner_of[window.slices.shard] if self._owner_of is not None else None
-        if owners is None or bool((owners == self._rank).all()):
-            await in_thread(self._fillers, gather, self._files, window.slices, buffer, window.places)
-            return
+        if self._owner_of is None:
+            raise RuntimeError("a rank that can open every shard needs nobody to fill its windows")
+        owners = self._owner_of[window.slices.shard]
         async with asyncio.TaskGroup() as group:
             for owner in np.unique(owners).tolist():
                 theirs = np.flatnonzero(owners == owner)

@@ -326,6 +326,7 @@ class Rank:
             flusher=self._pools.flush,
             writer=ShardWriter(self._staging, closers=self._pools.close, behind=_BEHIND, on_commit=committed),
             on_written=written,
+            cancelled=self._cancelled,
         )
         await assembler.build(stream)
 
