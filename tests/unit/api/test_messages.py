@@ -107,3 +107,10 @@ def test_what_is_no_message_is_refused(model: type[BaseModel], document: dict[st
 def test_a_message_cannot_be_changed_in_place() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Desired().seen = 3  # type: ignore[misc]
+
+
+def test_a_rank_refuses_a_spec_that_it_knows_only_in_part() -> None:
+    document = json.loads(EXAMPLES[0].model_dump_json(by_alias=True))
+    document["spec"]["records"]["missingContentKey"] = "Ignore"
+    with pytest.raises(ValidationError, match="missingContentKey"):
+        JobDefinition.model_validate(document)
