@@ -25,7 +25,8 @@ MOST_WARNINGS = 20
 class RankProcess:
     """One rank: its current process, and what that said last.
 
-    `asked` and `heard` are times on the runner's clock. `exit_code` is set when the process has ended and its last words are in.
+    `asked` and `heard` are times on the runner's clock. `exit_code` is set when the process has ended and its
+    last words are in.
     """
 
     rank: int
@@ -55,7 +56,9 @@ class RankProcess:
 
 @dataclass(slots=True)
 class Board:
-    """All ranks, the peer table, and what the runner wants. `changed` is set when there may be something to decide."""
+    """All ranks, the peer table, and what the runner wants. `changed` is set when there may be something to
+    decide.
+    """
 
     memory_budget: int
     wait_seconds: float
@@ -97,7 +100,7 @@ class Board:
             self.tell_all()
 
     def new_warnings(self) -> Iterator[str]:
-        """Warnings that were not shown yet, until MOST_WARNINGS were; a restarted rank's are not shown again."""
+        """Warnings that were not shown yet, until MOST_WARNINGS were; never one twice."""
         for process in self.ranks.values():
             for notice in process.observed.warnings if process.observed else ():
                 if notice.message not in self._warned and len(self._warned) < MOST_WARNINGS:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def clean(options: argparse.Namespace) -> int:
-    """Remove and say what was removed. Raises DSortError JobBusy, and removes nothing, while a job runs there."""
+    """Remove and say what was removed. Raises DSortError JobBusy, and removes nothing, while a job runs
+    there.
+    """
     output = folder_of(options.output, dict(options.claims))
     running = live(output)
     if running:

@@ -20,7 +20,9 @@ KEEPS_STAGING = frozenset(
         Reason.PEER_LOST,
     }
 )
-"""After these the same job may well succeed when it is run again, so what it staged is left for it to continue with."""
+"""After these the same job may well succeed when it is run again, so what it staged is left for it to
+continue with.
+"""
 
 TRANSIENT = frozenset({Reason.INTERNAL, Reason.PEER_LOST})
 """Failures of a rank that a new process may not meet again."""
@@ -32,8 +34,8 @@ _REASON_OF_EXIT = {code: reason for reason, code in EXIT_CODES.items() if code >
 class RankView:
     """What is known of one rank.
 
-    `exit_code` is None while its process runs (or was only asked for), negative for a signal. `phase` and `failure` are what the
-    process last said of itself.
+    `exit_code` is None while its process runs (or was only asked for), negative for a signal. `phase` and
+    `failure` are what the process last said of itself.
     """
 
     rank: int
@@ -74,8 +76,8 @@ def decide(
 ) -> Decision:
     """The next step of a job that used up `restarts` of `backoff_limit` restarts.
 
-    `ending` is a reason from outside the ranks: the deadline, or a signal. A rank that failed by its own account and for a reason that another try
-    would meet again ends the job; one that just died is restarted.
+    `ending` is a reason from outside the ranks: the deadline, or a signal. A rank that failed by its own
+    account and for a reason that another try would meet again ends the job; one that just died is restarted.
     """
     if all(_completed(view) for view in ranks):
         return Done()
@@ -109,7 +111,8 @@ def how_it_ended(exit_code: int) -> str:
 
 
 def _completed(view: RankView) -> bool:
-    # A rank exits 0 only after the manifest is durable, so that says as much as its last message, which may have been lost.
+    # A rank exits 0 only after the manifest is durable, so that says as much as its last message, which may
+    # have been lost.
     return view.phase is Phase.COMPLETE or view.exit_code == 0
 
 

@@ -1,6 +1,8 @@
-"""Drive one process of a rank through its control endpoint: tell it the desired state, hear the observed state.
+"""Drive one process of a rank through its control endpoint: tell it the desired state, hear the observed
+state.
 
-The exchange is level-triggered: the whole desired state goes with every request, a request may be repeated, and a lost answer costs nothing.
+The exchange is level-triggered: the whole desired state goes with every request, a request may be repeated,
+and a lost answer costs nothing.
 """
 
 from __future__ import annotations
@@ -68,8 +70,8 @@ class ControlClient:
     async def put(self, url: str, desired: Desired) -> Observed:
         """One exchange.
 
-        Raises OSError, TimeoutError or aiohttp.ClientError when the rank does not answer, and DSortError ProtocolMismatch
-        when it refuses the request.
+        Raises OSError, TimeoutError or aiohttp.ClientError when the rank does not answer, and DSortError
+        ProtocolMismatch when it refuses the request.
         """
         assert self._session is not None
         timeout = aiohttp.ClientTimeout(total=desired.wait_seconds + _ANSWER_SECONDS)

@@ -61,7 +61,9 @@ class Figures:
 
 @dataclass(slots=True)
 class Meter:
-    """Folds observations into figures; remembers what each rank said last in each phase, and recent totals for the rate."""
+    """Folds observations into figures; remembers what each rank said last in each phase, and recent totals
+    for the rate.
+    """
 
     began: float
     _said: dict[tuple[int, Phase], Progress] = field(default_factory=dict)
@@ -127,7 +129,9 @@ class Meter:
 
 
 def slowest(phases: Sequence[Phase]) -> Phase:
-    """The phase of the rank that is furthest behind. Ranks that Failed or were Stopped count only when there are no others."""
+    """The phase of the rank that is furthest behind. Ranks that Failed or were Stopped count only when there
+    are no others.
+    """
     walking = [phase for phase in phases if phase in STORY]
     return min(walking, key=place) if walking else phases[0]
 

@@ -1,7 +1,7 @@
 """The job folder `OUTPUT/.dsort/<job id>/`: made, locked, found dead, removed.
 
-The lock is flock(2) on `lock` in that folder. The runner takes it and its ranks inherit it, so it is free only when no process of the job is left;
-the kernel gives it back when they are killed.
+The lock is flock(2) on `lock` in that folder. The runner takes it and its ranks inherit it, so it is free
+only when no process of the job is left; the kernel gives it back when they are killed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class JobFolder:
         return os.path.join(self.output, FOLDER, self.job_id)
 
     def release(self, *, keep: bool) -> None:
-        """Give the lock back. Unless `keep`, remove what is staged, and the folders that this run made and that are empty now."""
+        """Give the lock back. Unless `keep`, remove what is staged, and the folders that this run made and
+        that are empty now.
+        """
         try:
             if not keep:
                 remove_job_folder(self.output, self.job_id)
@@ -59,7 +61,8 @@ def claim(
 ) -> JobFolder:
     """Make and lock the job folder of `job_id`, and remove those of dead jobs beside it.
 
-    Raises DSortError JobBusy when another process holds the lock for longer than `patience` seconds, OutputUnwritable when the folder cannot be made.
+    Raises DSortError JobBusy when another process holds the lock for longer than `patience` seconds,
+    OutputUnwritable when the folder cannot be made.
     """
     made = _make(os.path.abspath(output))
     try:
@@ -115,7 +118,9 @@ def live(output: str) -> list[str]:
 
 
 def is_complete(output: str, job_id: str) -> bool:
-    """Whether the manifest in `output` is that of this job: it comes last, so the shards beside it are a result."""
+    """Whether the manifest in `output` is that of this job: it comes last, so the shards beside it are a
+    result.
+    """
     import json
 
     try:
@@ -126,7 +131,8 @@ def is_complete(output: str, job_id: str) -> bool:
 
 
 def remove_job_folder(output: str, job_id: str) -> None:
-    """Take back what the job has published, unless it got as far as the manifest, and remove its folder; the caller holds the lock.
+    """Take back what the job has published, unless it got as far as the manifest, and remove its folder; the
+    caller holds the lock.
 
     Raises DSortError OutputUnwritable when something cannot be removed.
     """
@@ -202,7 +208,9 @@ def _lock(output: str, job_id: str, *, patience: float, sleep: Callable[[float],
 
 
 def _try_lock(output: str, job_id: str, *, create: bool = False) -> int | None:
-    """The locked file, or None when somebody else has it. Without `create` a folder that has no lock file counts as dead, too."""
+    """The locked file, or None when somebody else has it. Without `create` a folder that has no lock file
+    counts as dead, too.
+    """
     path = os.path.join(output, FOLDER, job_id, LOCK)
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def read_job(path: str) -> DSortJob:
     """The job in the file at `path`, "-" for standard input.
 
-    Raises DSortError InvalidSpec for everything that is wrong with it: no such file, no YAML, a key given twice, an unknown field, a bad value.
+    Raises DSortError InvalidSpec for everything that is wrong with it: no such file, no YAML, a key given
+    twice, an unknown field, a bad value.
     """
     from dsort_api.spec import load_job
 
@@ -22,7 +23,9 @@ def read_job(path: str) -> DSortJob:
 
 
 def parse_yaml(text: str, *, name: str) -> dict[str, Any]:
-    """The one mapping that a YAML text holds. Raises DSortError InvalidSpec naming the line and column in `name`."""
+    """The one mapping that a YAML text holds. Raises DSortError InvalidSpec naming the line and column in
+    `name`.
+    """
     import yaml
 
     try:
@@ -62,7 +65,9 @@ def _read(path: str) -> str:
 
 
 def _refuse_repeated_keys(node: Any, *, name: str) -> None:
-    """YAML lets the last of two equal keys win, silently; a person meant one of them. Iterative: nesting is the author's to choose."""
+    """YAML lets the last of two equal keys win, silently; a person meant one of them. Iterative: nesting is
+    the author's to choose.
+    """
     import yaml
 
     pending, met = [node], set()

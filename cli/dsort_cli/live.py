@@ -1,4 +1,6 @@
-"""The live display on a terminal: phases that are over with their seconds, the current one with a bar, a line per rank."""
+"""The live display on a terminal: phases that are over with their seconds, the current one with a bar, a line
+per rank.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 _MOST_RANKS = 16
 _FIRST_LOOK = 0.25
-"""Seconds before the display appears: a job that is over by then needs none, nor the import of what draws it."""
+"""Seconds before the display appears: a job that is over by then needs none, nor the import of what draws it.
+"""
 
 
 class LiveReporter(QuietReporter):

@@ -1,6 +1,7 @@
 """The local runner: ranks as processes of this machine, from the first to the last.
 
-It reads as a loop: see what the ranks say and how their processes fare, decide (see `decide`), act. Every wait has an end.
+It reads as a loop: see what the ranks say and how their processes fare, decide (see `decide`), act. Every
+wait has an end.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Bounds:
     ready: float = 60.0
     """For a process to open its control endpoint."""
     silence: float = 90.0
-    """For a process to answer at all: a held request is answered within seconds, whatever the rank is doing."""
+    """For a process to answer at all: a held request is answered within seconds, whatever the rank is doing.
+    """
     stop: float = 5.0
     """For ranks to end when told to; then they are killed."""
     last_words: float = 2.0
@@ -44,7 +46,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a run ended: a failure, or what a completed rank 0 said. `warnings` is the number of all warnings."""
+    """How a run ended: a failure, or what rank 0 said at its end. `warnings` is the number of all warnings."""
 
     failure: Failure | None = None
     outcome: Outcome | None = None
@@ -77,7 +79,9 @@ class LocalRun:
     _hurry: asyncio.Event = field(init=False)
 
     async def run(self) -> End:
-        """Drive the ranks, which were asked for already, to their end. No process of a rank is left when it returns."""
+        """Drive the ranks, which were asked for already, to their end. No process of a rank is left when it
+        returns.
+        """
         self._board = Board(self.memory_budget, self.reporter.wait_seconds)
         self._hurry = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -155,7 +159,9 @@ class LocalRun:
             pass
 
     async def _all_ended(self) -> None:
-        """Wait for every process to end by itself; kill those that take too long, or all when the user is in a hurry."""
+        """Wait for every process to end by itself; kill those that take too long, or all when the user is in
+        a hurry.
+        """
         until = self.clock() + self.bounds.stop
         while self._board.running() and not self._hurry.is_set() and self.clock() < until:
             self._board.changed.clear()
@@ -212,7 +218,7 @@ class LocalRun:
         self._board.changed.set()
 
     async def _settle(self, process: RankProcess, code: int) -> None:
-        """The process has ended; its last answer may still be on its way, and says more than the exit code."""
+        """The process has ended; its last answer may be on its way, and says more than the exit code."""
         if process.link is not None and process.following is not None:
             process.link.over = True
             await asyncio.wait({process.following}, timeout=self.bounds.last_words)

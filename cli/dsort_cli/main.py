@@ -1,7 +1,7 @@
 """`dsort`: parse the command line and hand over to the command.
 
-Only cheap modules are imported here, and the commands that start ranks start the nursery before anything else is imported: reading the job then
-goes on beside it.
+Only cheap modules are imported here, and the commands that start ranks start the nursery before anything else
+is imported: reading the job then goes on beside it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_SIGINT
     except BrokenPipeError:
-        # Who read our output has gone, as `head` does. What Python would still flush has nowhere to go either.
+        # Who read our output has gone, as `head` does. What Python would still flush has nowhere to go
+        # either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -1,13 +1,14 @@
 """The process that ranks are forked from.
 
-Importing what a rank needs (numpy, aiohttp, pydantic) takes longer than resharding a gigabyte. The nursery does it once, on the other core,
-while the runner still reads the job; then each rank, a restarted one too, is one fork away. The standard library's forkserver would need
-a resource tracker and a socket in /tmp beside it, would run the caller's main module again in every child, and on Python 3.11 swallows errors of
-its preload.
+Importing what a rank needs (numpy, aiohttp, pydantic) takes longer than resharding a gigabyte. The nursery
+does it once, on the other core, while the runner still reads the job; then each rank, a restarted one too, is
+one fork away. The standard library's forkserver would need a resource tracker and a socket in /tmp beside it,
+would run the caller's main module again in every child, and on Python 3.11 swallows errors of its preload.
 
-The runner and the nursery talk over one SOCK_SEQPACKET socket pair, in JSON messages that the kernel keeps whole. Nothing outlives the runner:
-the nursery ends at the end of that socket, and the kernel kills the ranks when the nursery ends. A rank inherits the lock of its job folder, so
-the lock is free only when every process of the job is gone.
+The runner and the nursery talk over one SOCK_SEQPACKET socket pair, in JSON messages that the kernel keeps
+whole. Nothing outlives the runner: the nursery ends at the end of that socket, and the kernel kills the ranks
+when the nursery ends. A rank inherits the lock of its job folder, so the lock is free only when every process
+of the job is gone.
 """
 
 from __future__ import annotations
@@ -148,7 +149,9 @@ class _Nursery:
 
 
 def _run_rank(connection: socket.socket, message: dict[str, Any], fds: list[int]) -> int:
-    """Be the rank that `message` describes; `fds` are the job definition and, if there is one, the job's lock."""
+    """Be the rank that `message` describes; `fds` are the job definition and, if there is one, the job's
+    lock.
+    """
     from dsort_api.messages import JobDefinition
     from dsort_worker.main import RankSettings, run_rank
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def folder_of(text: str, claims: Mapping[str, str]) -> str:
     """The folder that `text` means, a path or a file:// or pvc:// url.
 
-    Raises DSortError InvalidSpec for another kind of url or an unknown claim, InputUnreadable when it is no folder.
+    Raises DSortError InvalidSpec for another kind of url or an unknown claim, InputUnreadable when it is no
+    folder.
     """
     scheme, sign, _ = text.partition("://")
     if sign and scheme not in {"file", "pvc"}:

@@ -1,6 +1,7 @@
 """The runner's side of the nursery: start it first, ask it for ranks, hear how they end.
 
-The nursery is started before anything else, so nothing is imported here that is not needed for that: a dataclass alone would cost 10 ms.
+The nursery is started before anything else, so nothing is imported here that is not needed for that: a
+dataclass alone would cost 10 ms.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ MESSAGE_BYTES = 65536
 """No message is larger; what may be larger (the job definition) travels as a file descriptor."""
 
 RANK_ENVIRONMENT = {
-    # Pieces of 256 KiB to 16 MiB come and go at gigabytes per second. glibc would map and unmap each of them, and every page of it would fault
-    # in again: 8 GB/s become 2. Both variables or neither, as one alone is slower than none; 32 MiB is the most that mallopt(3) allows.
+    # Pieces of 256 KiB to 16 MiB come and go at gigabytes per second. glibc would map and unmap each of them,
+    # and every page of it would fault in again: 8 GB/s become 2. Both variables or neither, as one alone is
+    # slower than none; 32 MiB is the most that mallopt(3) allows.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
     # numpy's BLAS would start threads in a process that forks, and nothing here multiplies matrices.
     "OPENBLAS_NUM_THREADS": "1",
-    # aiohttp reads the system's certificates when it is imported, some 60 ms; ranks on one machine speak plain HTTP.
+    # aiohttp reads the system's certificates when it is imported, some 60 ms; ranks on one machine speak
+    # plain HTTP.
     "SSL_CERT_FILE": os.devnull,
 }
 """What must be in a rank's environment before its process starts."""
@@ -38,8 +41,9 @@ _CLOSE_SECONDS = 5.0
 class Event(NamedTuple):
     """What the nursery or a rank reports.
 
-    `imported`: the nursery is ready. `failed`: it could not import the worker (`text` says why). `started`, `ready` (`text` is the control
-    url) and `ended` (`code` as in `subprocess`: negative for a signal) are about the process `pid` of `rank`. `gone`: the nursery ended.
+    `imported`: the nursery is ready. `failed`: it could not import the worker (`text` says why). `started`,
+    `ready` (`text` is the control url) and `ended` (`code` as in `subprocess`: negative for a signal) are
+    about the process `pid` of `rank`. `gone`: the nursery ended.
     """
 
     kind: Literal["imported", "failed", "started", "ready", "ended", "gone"]
@@ -50,13 +54,14 @@ class Event(NamedTuple):
 
 
 class Nursery:
-    """A running nursery; owns its process and the socket to it. `close` ends both, and every rank with them."""
+    """A running nursery; owns its process and the socket to it. `close` ends both, and every rank."""
 
     def __init__(self) -> None:
         """Start the process; returns at once, the imports go on beside the caller."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-P", "-c", "from dsort_cli.nursery import main; main()"]
-        # Until the child has its own handler a Ctrl-C must not reach it: an ignored signal stays ignored across exec.
+        # Until the child has its own handler a Ctrl-C must not reach it: an ignored signal stays ignored
+        # across exec.
         previous = _ignore_interrupts()
         try:
             self._pid = os.posix_spawn(
@@ -85,7 +90,9 @@ class Nursery:
         return self._socket.fileno()
 
     def start(self, rank: int, *, settings: Mapping[str, object], job_fd: int, lock_fd: int | None) -> None:
-        """Ask for a process for `rank`; `job_fd` holds the JobDefinition as JSON, `lock_fd` is inherited by the rank."""
+        """Ask for a process for `rank`; `job_fd` holds the JobDefinition as JSON, `lock_fd` is inherited by
+        the rank.
+        """
         import json
 
         text = json.dumps({"do": "start", "rank": rank, "settings": settings}).encode()
@@ -110,7 +117,9 @@ class Nursery:
         return _event(text) if text else Event("gone")
 
     def ended(self) -> bool:
-        """Whether the nursery's process is gone. The socket alone does not tell: a rank holds it, too, until it is ready."""
+        """Whether the nursery's process is gone. The socket alone does not tell: a rank holds it, too, until
+        it is ready.
+        """
         if not self._reaped:
             self._reaped = os.waitpid(self._pid, os.WNOHANG)[0] != 0
         return self._reaped
@@ -155,7 +164,9 @@ def _event(text: bytes) -> Event:
 
 
 def _ignore_interrupts() -> Any:
-    """Ignore SIGINT; the handler that was there, None where this is not the main thread, which handles no signals."""
+    """Ignore SIGINT; the handler that was there, None where this is not the main thread, which handles no
+    signals.
+    """
     try:
         return signal.signal(signal.SIGINT, signal.SIG_IGN)
     except ValueError:

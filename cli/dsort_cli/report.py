@@ -1,4 +1,4 @@
-"""What a run tells its user while it goes on: as lines, as JSON, as a live display, or only what went wrong."""
+"""What a run tells its user while it goes on: as lines, as JSON, or only what went wrong (see `live`, too)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class QuietReporter:
     def result(self, summary: Summary) -> None:
         """Nothing to say."""
 
-    def failed(self, failure: Failure, *, exit_code: int, hint: str) -> None:  # noqa: ARG002 - a line needs no code
+    def failed(self, failure: Failure, *, exit_code: int, hint: str) -> None:  # noqa: ARG002 - it is a line
         """One line."""
         say("error", f"{failure.message}{'; ' + hint if hint else ''}")
 
@@ -79,7 +79,9 @@ class QuietReporter:
 
 
 class LineReporter(QuietReporter):
-    """Progress as plain lines on standard error, at phase changes and every few seconds; the summary on standard output."""
+    """Progress as plain lines on standard error, at phase changes and every few seconds; the summary on
+    standard output.
+    """
 
     wait_seconds = 0.5
 

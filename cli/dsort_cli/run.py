@@ -1,11 +1,12 @@
 """`dsort run` and `dsort plan`: from the manifest file to the exit code.
 
-The order matters: the nursery imports beside all of this, the ranks are asked for as soon as the job is known, and only then is imported what is
-needed to drive them.
+The order matters: the nursery imports beside all of this, the ranks are asked for as soon as the job is
+known, and only then is imported what is needed to drive them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -18,6 +19,7 @@ from dsort_cli.jobfile import read_job
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from dsort_api.messages import Failure
     from dsort_api.spec import DSortJob, Memory
@@ -139,7 +141,8 @@ def _start_ranks(job: DSortJob, command: _Command, *, job_id: str, folder: JobFo
 
     for rank in range(ranks):
         start_rank(rank)
-    from dsort_cli.local import LocalRun
+    with _no_certificates():
+        from dsort_cli.local import LocalRun
 
     gc.freeze()
     gc.enable()
@@ -157,6 +160,19 @@ def _start_ranks(job: DSortJob, command: _Command, *, job_id: str, folder: JobFo
         reporter=command.reporter,
         signals=command.signals,
     )
+
+
+@contextlib.contextmanager
+def _no_certificates() -> Iterator[None]:
+    """As for the ranks (see `RANK_ENVIRONMENT`): aiohttp is imported without reading certificates."""
+    before = os.environ.get("SSL_CERT_FILE")
+    os.environ["SSL_CERT_FILE"] = os.devnull
+    try:
+        yield
+    finally:
+        del os.environ["SSL_CERT_FILE"]
+        if before is not None:
+            os.environ["SSL_CERT_FILE"] = before
 
 
 def _drive(runner: LocalRun) -> End:

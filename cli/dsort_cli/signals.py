@@ -1,8 +1,8 @@
 """Signals that ask the runner to end, from its first moment to its last.
 
-A signal that raises wherever the program happens to be may do so within an import or a clean-up, where nobody expects it. So the first
-one is only noted, and looked at where the runner can act on it; the event loop takes over while it runs. The second one ends the process at
-once, and the kernel ends the ranks with it.
+A signal that raises wherever the program happens to be may do so within an import or a clean-up, where nobody
+expects it. So the first one is only noted, and looked at where the runner can act on it; the event loop takes
+over while it runs. The second one ends the process at once, and the kernel ends the ranks with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """Notes signals between `__enter__` and `__exit__`, which gives back the handlers that were there. Main thread only; elsewhere it does nothing."""
+    """Notes signals between `__enter__` and `__exit__`, which gives back the handlers that were there. Main
+    thread only; elsewhere it does nothing.
+    """
 
     def __init__(self, *, end: Callable[[int], object] = os._exit) -> None:
         self.received: list[int] = []

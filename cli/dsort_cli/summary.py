@@ -18,7 +18,9 @@ _MOST_PLANNED = 40
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a successful run did. `seconds` is the whole of it, start-up included; `output` and `manifest` are paths, None for a plan."""
+    """What a successful run did. `seconds` is the whole of it, start-up included; `output` and `manifest` are
+    paths, None for a plan.
+    """
 
     state: str
     job: str
@@ -36,7 +38,8 @@ class Summary:
 
     def lines(self) -> list[str]:
         """For people."""
-        amounts = f"{self.records:,} records, {format_bytes(self.bytes)}, {self.shards:,} {'shard' if self.shards == 1 else 'shards'}"
+        size, shards = format_bytes(self.bytes), _several(self.shards, "shard")
+        amounts = f"{_several(self.records, 'record')}, {size}, {shards}"
         if self.plan is not None:
             return [
                 *plan_table(self.plan),
@@ -50,7 +53,7 @@ class Summary:
         rate = f"{format_bytes(int(self.bytes / self.seconds))}/s" if self.seconds > 0 else "-"
         memory = f", peak memory per rank {format_bytes(max(self.peak_rss))}" if any(self.peak_rss) else ""
         return [
-            f"complete: {amounts} in {self.seconds:.2f} s ({rate}) with {self.ranks} {'rank' if self.ranks == 1 else 'ranks'}{memory}",
+            f"complete: {amounts} in {self.seconds:.2f} s ({rate}) with {_several(self.ranks, 'rank')}{memory}",
             f"manifest {self.manifest}",
         ]
 
@@ -73,6 +76,10 @@ class Summary:
         if self.plan is not None:
             result["plan"] = self.plan.model_dump(mode="json", by_alias=True, exclude_none=True)
         return result
+
+
+def _several(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def completed_amounts(manifest: str) -> tuple[int, int, int]:

@@ -1,7 +1,8 @@
 """Compare the records of two sets of shards as multisets, whatever their order and place.
 
-A record is known by the xxh3-128 hash of its bytes, headers included, so its key and the names, modes and times of its members are compared with it.
-16 bytes a record are kept; names are read again for those that differ.
+A record is known by the xxh3-128 hash of its bytes, headers included, so its key and the names, modes and
+times of its members are compared with it. 16 bytes a record are kept; names are read again for those that
+differ.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ U32 = npt.NDArray[np.uint32]
 
 @dataclass(frozen=True, slots=True)
 class RecordSet:
-    """Records of shards: hash u8[n, 2], and where each is (place in `shards`, ordinal in that shard), each u4[n]."""
+    """Records of shards: hash u8[n, 2], and where each is (place in `shards`, ordinal in that shard), each
+    u4[n].
+    """
 
     shards: tuple[tuple[str, str], ...]
     """(folder, name) of each shard."""
@@ -83,7 +86,9 @@ def collect(
 
 
 def compare(inputs: RecordSet, outputs: RecordSet) -> list[Difference]:
-    """Records of one set that the other has not, or not as often: up to twenty of each by name, then how many more."""
+    """Records of one set that the other has not, or not as often: up to twenty of each by name, then how many
+    more.
+    """
     both = np.concatenate([inputs.hash, outputs.hash])
     if not len(both):
         return []
@@ -144,7 +149,8 @@ def _hash_shard(path: str, index: ShardIndex, buffer: memoryview) -> U64:
         first = 0
         while first < len(whole):
             base = int(low[first])
-            # Records that end within a buffer from here are read at once; `high` grows with `low`, as records do not overlap.
+            # Records that end within a buffer from here are read at once; `high` grows with `low`, as records
+            # do not overlap.
             last = max(first + 1, int(np.searchsorted(high, base + len(buffer), side="right")))
             if int(high[first]) - base > len(buffer):
                 digests[int(whole[first])] = _hash_slices(fd, [(base, int(high[first]) - base)], buffer, path)

@@ -1,7 +1,9 @@
-"""Verify an output: is every shard still what the manifest says, and (deep) are its records those of the inputs?
+"""Verify an output: is every shard still what the manifest says, and (deep) are its records those of the
+inputs?
 
-The first reads each shard once, checksums it and counts its records. The second needs no manifest to be believed: it indexes inputs and outputs
-anew and compares the multisets of their records by the hash of each record's bytes.
+The first reads each shard once, checksums it and counts its records. The second needs no manifest to be
+believed: it indexes inputs and outputs anew and compares the multisets of their records by the hash of each
+record's bytes.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ class Verification:
 def verify_output(output: str) -> Verification:
     """Check the shards in the folder `output` against the manifest there: names, sizes, checksums.
 
-    Raises DSortError VerificationFailed naming the first difference; InputUnreadable when there is no manifest, or something cannot be read.
+    Raises DSortError VerificationFailed naming the first difference; InputUnreadable when there is no
+    manifest, or something cannot be read.
     """
     found = check_shards(output, read_manifest(output))
     found.demand()
@@ -87,7 +90,9 @@ def verify_output(output: str) -> Verification:
 
 
 def read_manifest(output: str) -> Manifest:
-    """The manifest in the folder `output`. Raises DSortError InputUnreadable when there is none, VerificationFailed when it is damaged."""
+    """The manifest in the folder `output`. Raises DSortError InputUnreadable when there is none,
+    VerificationFailed when it is damaged.
+    """
     path = os.path.join(output, MANIFEST)
     try:
         with open(path, "rb") as file:
@@ -109,7 +114,8 @@ def read_manifest(output: str) -> Manifest:
 def check_shards(output: str, manifest: Manifest, *, inputs: Iterable[str] = ()) -> Verification:
     """Compare names, sizes and checksums with the manifest; every difference is in the result.
 
-    `inputs` are folders whose pinned shards may lie beside the outputs. Raises DSortError InputUnreadable when a file cannot be read.
+    `inputs` are folders whose pinned shards may lie beside the outputs. Raises DSortError InputUnreadable
+    when a file cannot be read.
     """
     began = time.monotonic()
     found = Verification(output, manifest)
@@ -158,7 +164,9 @@ def count_records(found: Verification) -> None:
 
 
 def index_shard(folder: str, name: str, *, want_keys: bool = False) -> ShardIndex:
-    """The index of one shard as it is now. Raises DSortError as `scan_tar` does, InputUnreadable when it cannot be opened."""
+    """The index of one shard as it is now. Raises DSortError as `scan_tar` does, InputUnreadable when it
+    cannot be opened.
+    """
     with _Opened(os.path.join(folder, name)) as fd:
         return scan_tar(
             fd,
@@ -194,7 +202,9 @@ def _check_shard(output: str, shard: OutputShardRecord, buffer: memoryview) -> t
 
 
 def _unexpected(output: str, manifest: Manifest, inputs: Iterable[str]) -> list[Difference]:
-    """Archives that lie among the outputs and that the manifest does not know: a reader would take them for shards."""
+    """Archives that lie among the outputs and that the manifest does not know: a reader would take them for
+    shards.
+    """
     expected = {shard.name for shard in manifest.outputs}
     pinned = {
         os.path.realpath(os.path.join(folder, shard.name)) for folder in inputs for shard in manifest.inputs
@@ -216,7 +226,9 @@ def _unexpected(output: str, manifest: Manifest, inputs: Iterable[str]) -> list[
 
 
 def _in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[Result]:
-    """Results in the order of the items. Reading and checksums let go of the interpreter, so two threads are twice as fast."""
+    """Results in the order of the items. Reading and checksums let go of the interpreter, so two threads are
+    twice as fast.
+    """
     workers = max(1, min(MOST_THREADS, os.cpu_count() or 1))
     with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
         yield from pool.map(work, items)

@@ -96,7 +96,9 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 
 @contextmanager
 def started(job: Path, *arguments: object) -> Iterator[tuple[subprocess.Popen[str], int, list[int]]]:
-    """A run that is under way, the process id of its nursery and those of its ranks, which are stopped: see `go_on`."""
+    """A run that is under way, the process id of its nursery and those of its ranks, which are stopped: see
+    `go_on`.
+    """
     command = [*DSORT, "run", "-f", str(job), *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         try:
