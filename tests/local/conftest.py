@@ -11,6 +11,9 @@ from tests.support.datasets import make_shards
 from tests.support.running import House
 
 
+HERE = Path(__file__).parent
+
+
 @pytest.fixture(scope="session", autouse=True)
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Temporary files of everything that a test starts; a test may ask whether it is empty."""
@@ -37,3 +40,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def source(shards: list[Path]) -> Path:
     """The folder of `shards`."""
     return shards[0].parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of several commands may take longer on a busy machine than the house's limit for a test."""
+    for item in items:
+        if item.path.parent == HERE and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(180))

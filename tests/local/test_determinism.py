@@ -74,7 +74,7 @@ def check_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("order", "packing"), list(zip(ORDERS, [*PACKINGS, "shardSize", "recordsPerShard"], strict=True))
 )

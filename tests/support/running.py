@@ -34,7 +34,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 MANIFEST: Final = "dsort-manifest.json"
 FINDINGS: Final = "dsort-findings-"
 MARK: Final = "DSORT_TEST_MARK"
-PATIENCE: Final = 45.0
+PATIENCE: Final = 100.0
 """Seconds after which a command is killed and its test fails: below the limit of a test, so that it fails by name."""
 
 
