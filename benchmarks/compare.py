@@ -153,8 +153,10 @@ class _Bench:
                 look(target)
             return usage
         finally:
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.rmtree(scratch, ignore_errors=True)
+            # Errors count: what a run leaves behind would be the next one's output folder.
+            for folder in (target, scratch):
+                if os.path.lexists(folder):
+                    shutil.rmtree(folder)
 
 
 def _environment(workspace: str) -> dict[str, str]:

@@ -72,7 +72,7 @@ class Dataset:
 def make(kind: Kind, *, cache: str, shards: int | None = None) -> Dataset:
     """Make the dataset in the cache folder, or take what is there. shards: None for the kind's own number."""
     count = kind.shards if shards is None else shards
-    folder = os.path.join(cache, f"{kind.name}-{count}")
+    folder = os.path.realpath(os.path.join(cache, f"{kind.name}-{count}"))
     if not os.path.isdir(folder):
         aside = f"{folder}.{os.getpid()}"
         os.makedirs(aside)
