@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import threading
 from dataclasses import asdict, dataclass
 
@@ -82,6 +83,10 @@ class FindingsLog:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(final)
         place(self.path, final)
+        if not os.path.exists(
+            self.path
+        ):  # it was moved; a copy stays, by which it can be told from a stranger's
+            shutil.copyfile(final, self.path)
 
     def _write(self) -> None:
         if self.path is None or not self._lines:

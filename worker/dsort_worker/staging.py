@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import json
 import os
 import shutil
@@ -169,7 +170,7 @@ class Staging:
     def _is_my_findings(self, name: str) -> bool:
         final = os.path.join(self.output, name)
         return any(
-            os.path.samefile(os.path.join(self.home, mine), final)
+            filecmp.cmp(os.path.join(self.home, mine), final, shallow=False)  # the same file, or a copy of it
             for mine in self._names(self.home)
             if mine.startswith(FINDINGS)
         )
