@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-DEADLINE: Final = 10.0
+DEADLINE: Final = 30.0
 """Seconds after which a test gives up."""
 
 

@@ -103,7 +103,7 @@ async def serving(
         )
         rank.url = await rank.server.start(host="127.0.0.1", port=0)
         try:
-            async with asyncio.timeout(4 * DEADLINE):
+            async with asyncio.timeout(DEADLINE):
                 yield rank
         finally:
             await rank.server.stop()
@@ -121,7 +121,7 @@ async def asking(
         job="job",
         token=token,
         flows=8,
-        patience=Patience(connect=5.0, silence=5.0, peer=patience),
+        patience=Patience(connect=30.0, silence=30.0, peer=patience),
         on_received=lambda _: None,
     )
     async with peers:
