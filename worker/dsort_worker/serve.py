@@ -126,11 +126,14 @@ class DataServer:
         except DSortError as error:
             self._on_error(error)
             return web.Response(status=500, text=error.message)
+        except (ConnectionError, TimeoutError):
+            # The receiver went away, or took nothing for too long: its own affair, and no news.
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=503)
         except OSError as error:
-            if isinstance(error, ConnectionError | TimeoutError):
-                raise  # the receiver went away or took nothing: its own affair
             self._on_error(DSortError(Reason.OUTPUT_UNWRITABLE, f"scratch file: {error.strerror or error}"))
-            raise
+            return web.Response(status=500, text=str(error))
 
     async def _step(self, request: web.Request) -> web.StreamResponse:
         if self._decisions is None:
