@@ -12,7 +12,9 @@ from dsort_worker.findings import Finding
 from dsort_worker.tarscan import BLOCK, ShardIndex, scan_tar
 
 WARN = RecordReactions(duplicates=Reaction.WARN, unsupported=Reaction.WARN, trailing_data=Reaction.WARN)
-IGNORE = RecordReactions(duplicates=Reaction.IGNORE, unsupported=Reaction.IGNORE, trailing_data=Reaction.IGNORE)
+IGNORE = RecordReactions(
+    duplicates=Reaction.IGNORE, unsupported=Reaction.IGNORE, trailing_data=Reaction.IGNORE
+)
 ABORT = RecordReactions(trailing_data=Reaction.ABORT)
 
 

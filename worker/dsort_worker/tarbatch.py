@@ -22,10 +22,13 @@ from dsort_worker.tarpax import PaxError, is_harmless, parse_records
 
 Bools = npt.NDArray[np.bool_]
 
+FIELDS: Final = 21
+"""Words of a header that are looked at: the first 20 (name, numbers, type) and the one where a ustar prefix begins."""
+
 _u = np.uint64
 _NAME: Final = 100
-_ROWS_AT_ONCE: Final = 256
-_WIDTHS: Final = (32, 64, 104)
+_WIDTHS: Final = (24, 40, 64, 104)
+_LONG_RUN: Final = 32
 _NO_DIGIT: Final = _u(0xF8F8F8F8F8F8F8F8)
 _ZEROS: Final = _u(0x3030303030303030)
 _HIGH_HALF: Final = _u(0xFFFFFFFF00000000)
@@ -41,52 +44,55 @@ def octal(words: U64) -> U64:
     return ((fours << _u(12)) + (fours >> _u(32))) & _u(0xFFFFFFFF)
 
 
-def sizes(words: U64) -> tuple[Index, Bools]:
-    """The size fields of header blocks as words u64[n, 64]: (bytes, whether eleven octal digits and a NUL or space)."""
-    high = (words[:, 15] ^ _ZEROS) & _HIGH_HALF
-    low = words[:, 16] ^ _ZEROS
-    end = words[:, 16] >> _u(56)
-    digits = low << _u(8)
+def take_fields(headers: U8, fields: U64) -> U64:
+    """Copy what is looked at of header blocks u8[n, 512] to fields u64[n, FIELDS]; the sums of the blocks' bytes: u64[n].
+
+    The checksum fields count as spaces, and are overwritten with them.
+    """
+    words = headers.view("<u8")
+    fields[:, :20] = words[:, :20]
+    fields[:, 20] = words[:, 43]
+    headers[:, 148:156] = 0x20
+    return byte_sums(words)
+
+
+def byte_sums(words: U64) -> U64:
+    """The sums of the bytes of blocks, as words u64[n, 64]: u64[n]."""
+    odd = words >> _u(8)
+    odd &= _EVEN
+    odd += words & _EVEN
+    # 16-bit lanes: 64 words times two bytes of at most 255 stay below 2**16.
+    lanes = np.add.reduce(odd, axis=1)
+    halves = (lanes & _u(0x0000FFFF0000FFFF)) + ((lanes >> _u(16)) & _u(0x0000FFFF0000FFFF))
+    total: U64 = (halves + (halves >> _u(32))) & _u(0xFFFFFFFF)
+    return total
+
+
+def typeflags(fields: U64) -> U8:
+    """The type flags: u8[n]."""
+    return fields.view(np.uint8)[:, 156].copy()
+
+
+def sizes(fields: U64) -> tuple[Index, Bools]:
+    """The sizes in bytes, and whether their fields are eleven octal digits and a NUL or space (else they mean nothing)."""
+    high = (fields[:, 15] ^ _ZEROS) & _HIGH_HALF
+    end = fields[:, 16] >> _u(56)
+    digits = (fields[:, 16] ^ _ZEROS) << _u(8)
     plain = (((high | digits) & _NO_DIGIT) == 0) & ((end == 0) | (end == _u(0x20)))
     value = (octal(high) << _u(21)) | octal(digits)
     return value.view(np.int64), plain
 
 
-def sound_headers(headers: U8) -> Bools:
-    """Which of the header blocks u8[n, 512] have a right checksum, in six plain octal digits, and no prefix to the name.
-
-    The checksum fields are overwritten with spaces.
-    """
-    words = headers.view("<u8")
+def sound_headers(fields: U64, sums: U64) -> Bools:
+    """Which headers have a right checksum, in six plain octal digits, and no ustar prefix to their name."""
     # Bytes 148..155: six octal digits and a NUL or space, then whatever.
-    claimed = (words[:, 18] >> _u(32)) | (words[:, 19] << _u(32))
+    claimed = (fields[:, 18] >> _u(32)) | (fields[:, 19] << _u(32))
     digits = (claimed ^ _ZEROS) << _u(16)
     end = (claimed >> _u(48)) & _u(0xFF)
-    headers[:, 148:156] = 0x20
-    sound: Bools = octal(digits) == byte_sums(words)
+    sound: Bools = octal(digits) == sums
     sound &= ((digits & _NO_DIGIT) == 0) & ((end == 0) | (end == _u(0x20)))
-    sound &= headers[:, 345] == 0
+    sound &= (fields[:, 20] & _u(0xFF00)) == 0
     return sound
-
-
-def byte_sums(words: U64) -> U64:
-    """The sums of the bytes of each block, as words u64[n, 64]: u64[n]."""
-    lanes = np.empty(len(words), dtype=np.uint64)
-    # A few rows at a time: what stays in the cache costs a third, and big temporary arrays are fresh pages every time.
-    even = np.empty((_ROWS_AT_ONCE, BLOCK // 8), dtype=np.uint64)
-    odd = np.empty_like(even)
-    for low in range(0, len(words), _ROWS_AT_ONCE):
-        part = words[low : low + _ROWS_AT_ONCE]
-        count = len(part)
-        np.right_shift(part, _u(8), out=odd[:count])
-        np.bitwise_and(odd[:count], _EVEN, out=odd[:count])
-        np.bitwise_and(part, _EVEN, out=even[:count])
-        np.add(even[:count], odd[:count], out=odd[:count])
-        # 16-bit lanes: 64 words times two bytes of at most 255 stay below 2**16.
-        np.add.reduce(odd[:count], axis=1, out=lanes[low : low + count])
-    halves = (lanes & _u(0x0000FFFF0000FFFF)) + ((lanes >> _u(16)) & _u(0x0000FFFF0000FFFF))
-    total: U64 = (halves + (halves >> _u(32))) & _u(0xFFFFFFFF)
-    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +103,16 @@ class NameFacts:
     keys: U64
     lengths: Index
     key_lengths: Index
-    name_hash: U64
-    key_hash: U64
     odd: Bools
-    """Empty, absolute, or with two dots in a row: to be looked at exactly."""
+    """Empty, absolute, with two dots in a row, or with a slash at the end: to be looked at exactly."""
+
+    def select(self, rows: Index) -> NameFacts:
+        """Those of some rows."""
+        if len(rows) == len(self.odd):
+            return self
+        return NameFacts(
+            self.names[rows], self.keys[rows], self.lengths[rows], self.key_lengths[rows], self.odd[rows]
+        )
 
     def name(self, row: int) -> bytes:
         """The name of one of them."""
@@ -110,25 +122,58 @@ class NameFacts:
         """The record key of one of them."""
         return bytes(self.keys[row].tobytes()[: int(self.key_lengths[row])])
 
+    def same_keys(self) -> Bools:
+        """Whether the key of each is that of the one before: bool[m], false for the first."""
+        same = np.zeros(len(self.keys), dtype=bool)
+        # A header's name has no NUL in it, so equal words are equal keys.
+        same[1:] = _equal(self.keys, lag=1)
+        return same
+
+    def repeated(self, same: Bools) -> Index:
+        """Rows whose name stands again in their run of `same` keys, and all of runs too long to be compared like this."""
+        within = same[1:]
+        again: list[Index] = []
+        for lag in range(1, _LONG_RUN + 1):
+            if not within.any():
+                break
+            again.append(np.flatnonzero(within & _equal(self.names, lag=lag)))
+            within = within[:-1] & same[lag + 1 :]
+        else:
+            again.append(np.flatnonzero(within))
+        return np.concatenate([np.empty(0, dtype=np.int64), *again])
+
+    def key_hashes(self, rows: Index) -> U64:
+        """The hashes of the record keys of `rows`."""
+        return hash_matrix(self.keys[rows].T, self.key_lengths[rows])
+
     def packed_keys(self, rows: Index) -> U8:
         """The record keys of `rows`, packed."""
         matrix = self.keys[rows].view(np.uint8)
         return matrix[np.arange(matrix.shape[1]) < self.key_lengths[rows, None]]
 
 
-def name_facts(headers: U8, rows: Index) -> NameFacts:
-    """Look at the name fields of the rows `rows` of header blocks u8[n, 512]."""
-    words, lengths = _names(headers, rows)
-    words &= _KEEP[:, : words.shape[1]][lengths]
+def _equal(words: U64, *, lag: int) -> Bools:
+    """Whether row i + lag equals row i: bool[n - lag]."""
+    equal: Bools = words[lag:, -1] == words[:-lag, -1]
+    for column in range(words.shape[1] - 1):
+        equal &= words[lag:, column] == words[:-lag, column]
+    return equal
+
+
+def name_facts(fields: U64, rows: Index) -> NameFacts:
+    """Look at the names of the headers `rows`."""
+    words, lengths, rest = _names(fields, rows)
+    width = 8 * words.shape[1]
+    if rest != width * len(words) - int(lengths.sum()):  # something stands behind the NUL that ends a name
+        words &= _KEEP[:, : width // 8][lengths]
     matrix = words.view(np.uint8)
     dots = matrix == 0x2E
-    odd = (lengths == 0) | (matrix[:, 0] == 0x2F)
-    doubled = dots[:, 1:] & dots[:, :-1]
-    if doubled.any():
-        odd |= doubled.any(axis=1)
     slashes = matrix == 0x2F
+    odd = (lengths == 0) | slashes[:, 0]
+    flat = dots.reshape(-1)
+    if (flat[1:] & flat[:-1]).any():
+        odd |= (dots[:, 1:] & dots[:, :-1]).any(axis=1)
     if slashes.any():
-        width = matrix.shape[1]
         behind = width - np.argmax(slashes[:, ::-1], axis=1)
         behind[~slashes.any(axis=1)] = 0
         dots &= np.arange(width) > behind[:, None]
@@ -137,29 +182,21 @@ def name_facts(headers: U8, rows: Index) -> NameFacts:
         dots[:, 0] = False
     dot = np.argmax(dots, axis=1)
     key_lengths = np.where(dot > 0, dot, lengths)
-    keys = words & _KEEP[:, : words.shape[1]][key_lengths]
-    return NameFacts(
-        names=words,
-        keys=keys,
-        lengths=lengths,
-        key_lengths=key_lengths,
-        name_hash=hash_matrix(words.T, lengths),
-        key_hash=hash_matrix(keys.T, key_lengths),
-        odd=odd,
-    )
+    keys = words & _KEEP[:, : width // 8][key_lengths]
+    return NameFacts(words, keys, lengths, key_lengths, odd)
 
 
-def _names(headers: U8, rows: Index) -> tuple[U64, Index]:
-    """The name fields as words, of the narrowest width that shows the end of each, and their lengths."""
-    fields = headers.view("<u8")
+def _names(fields: U64, rows: Index) -> tuple[U64, Index, int]:
+    """The names as words, of the narrowest width that shows the end of each; their lengths, and the number of NULs."""
     for width in _WIDTHS:
-        words = np.ascontiguousarray(fields[rows, : width // 8])
+        words = fields[:, : width // 8] if len(rows) == len(fields) else fields[rows, : width // 8]
+        words = words.copy()
         matrix = words.view(np.uint8)
         matrix[:, _NAME:] = 0
         ends = matrix == 0
         lengths = np.argmax(ends, axis=1)
         if ends[lengths == 0, 0].all():  # argmax is 0 too where there is no end within the width
-            return words, lengths
+            return words, lengths, int(np.count_nonzero(ends))
     raise AssertionError("bytes 100..103 are zeros")
 
 

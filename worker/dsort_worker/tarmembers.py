@@ -13,7 +13,7 @@ import numpy as np
 
 from dsort_worker.rows import Index
 from dsort_worker.shardreader import ShardReader
-from dsort_worker.tarbatch import Bools, NameFacts, harmless, name_facts, sound_headers
+from dsort_worker.tarbatch import Bools, NameFacts, harmless, name_facts, sizes, sound_headers, typeflags
 from dsort_worker.tarhash import hash_names
 from dsort_worker.tarheaders import BLOCK, FILE_TYPES, record_key
 from dsort_worker.tarmember import EXTENSIONS, Kind, Member, Source, read_member
@@ -84,15 +84,16 @@ class Scan:
         count = len(batch.places)
         if not count:
             return False
-        typeflag = batch.headers[:, 156].copy()
-        ends = batch.places + 1 + (batch.size + (BLOCK - 1)) // BLOCK
-        sound = sound_headers(batch.headers) & batch.octal & (ends <= self.source.size // BLOCK)
+        typeflag = typeflags(batch.fields)
+        size, octal = sizes(batch.fields)
+        ends = batch.places + 1 + (size + (BLOCK - 1)) // BLOCK
+        sound = sound_headers(batch.fields, batch.sums) & octal & (ends <= self.source.size // BLOCK)
         sound[:-1] &= ends[:-1] == batch.places[1:]
         plain_rows = np.flatnonzero(sound & _FILES[typeflag])
-        names = name_facts(batch.headers, plain_rows)
+        names = name_facts(batch.fields, plain_rows)
         plain = np.zeros(count, dtype=bool)
         plain[plain_rows[~names.odd]] = True
-        good, starts, settled = _chains(plain, _EXTENSIONS[typeflag], _harmless(batch, sound))
+        good, starts, settled = _chains(plain, _EXTENSIONS[typeflag], _harmless(batch, size, sound))
         taken: list[tuple[int, Member]] = []
         resume = 0
         trusted = True
@@ -120,7 +121,9 @@ class Scan:
                 taken.append((row, Member(Kind.FILE, begin, end, names.name(number))))
             self._add_mixed([member for _, member in sorted(taken, key=itemgetter(0))])
         else:
-            self._add_plain(start, ends[rows] - start, names, index)
+            self._add_plain(start, ends[rows] - start, names.select(index))
+        if not trusted:
+            self._walker.stumbled()
         return trusted
 
     def _take(self, member: Member) -> bool:
@@ -145,27 +148,27 @@ class Scan:
                 assert_never(unknown)
         return False
 
-    def _add_plain(self, start: Index, length: Index, names: NameFacts, index: Index) -> None:
-        """Log members by their name facts: index[n] are their rows there."""
-        if not len(index):
+    def _add_plain(self, start: Index, length: Index, names: NameFacts) -> None:
+        """Log members by their name facts, row by row."""
+        if not len(start):
             return
-        keys = names.keys[index]
-        same = np.empty(len(index), dtype=bool)
-        same[0] = names.key(int(index[0])) == self._last_key
-        # No name in a header has a NUL, so keys are equal where all words are.
-        same[1:] = (keys[1:] == keys[:-1]).all(axis=1)
-        self._last_key = names.key(int(index[-1]))
-        firsts = index[~same] if self._want_keys else index[:0]
+        same = names.same_keys()
+        unsettled = names.repeated(same).tolist()
+        if names.key(0) == self._last_key:
+            same[0] = True
+            unsettled.append(0)  # the names before it are no longer here
+        self._last_key = names.key(-1)
+        firsts = np.flatnonzero(~same)
+        wanted = firsts if self._want_keys else firsts[:0]
         batch = Batch(
             start=start.astype(np.uint32),
             length=length.astype(np.uint32),
-            key_hash=names.key_hash[index],
-            name_hash=names.name_hash[index],
             same=same,
-            keys=names.packed_keys(firsts),
-            key_lengths=names.key_lengths[firsts].astype(np.uint32),
+            key_hash=names.key_hashes(firsts),
+            keys=names.packed_keys(wanted),
+            key_lengths=names.key_lengths[wanted].astype(np.uint32),
         )
-        self.log.add(batch)
+        self.log.add(batch, unsettled)
 
     def _add_mixed(self, members: Sequence[Member]) -> None:
         """Log members of any names."""
@@ -174,25 +177,33 @@ class Scan:
         keys = [record_key(member.name) for member in members]
         same = [key == before for key, before in zip(keys, [self._last_key, *keys], strict=False)]
         self._last_key = keys[-1]
-        firsts = [key for key, again in zip(keys, same, strict=True) if not again] if self._want_keys else []
+        unsettled = [0] if same[0] else []
+        seen: set[bytes] = set()
+        for index, (member, again) in enumerate(zip(members, same, strict=True)):
+            if not again:
+                seen.clear()
+            if member.name in seen or member.kind is Kind.LINK:
+                unsettled.append(index)
+            seen.add(member.name)
+        firsts = [key for key, again in zip(keys, same, strict=True) if not again]
+        wanted = firsts if self._want_keys else []
         batch = Batch(
             start=np.array([member.start for member in members], dtype=np.uint32),
             length=np.array([member.end - member.start for member in members], dtype=np.uint32),
-            key_hash=hash_names(keys),
-            name_hash=hash_names([member.name for member in members]),
             same=np.array(same),
-            keys=np.frombuffer(b"".join(firsts), dtype=np.uint8),
-            key_lengths=np.array([len(key) for key in firsts], dtype=np.uint32),
+            key_hash=hash_names(firsts),
+            keys=np.frombuffer(b"".join(wanted), dtype=np.uint8),
+            key_lengths=np.array([len(key) for key in wanted], dtype=np.uint32),
         )
-        self.log.add(batch, [index for index, member in enumerate(members) if member.kind is Kind.LINK])
+        self.log.add(batch, unsettled)
 
 
-def _harmless(batch: Collected, sound: Bools) -> Bools:
+def _harmless(batch: Collected, size: Index, sound: Bools) -> Bools:
     """Which rows are extended headers that change nothing: bool[n]."""
     result = np.zeros(len(sound), dtype=bool)
     rows = batch.pax_rows
     if len(rows):
-        result[rows] = harmless(batch.pax_data, batch.size[rows]) & sound[rows]
+        result[rows] = harmless(batch.pax_data, size[rows]) & sound[rows]
     return result
 
 

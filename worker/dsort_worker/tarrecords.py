@@ -1,9 +1,9 @@
 """From the members of a shard to its records: who belongs together, who is left out, and the slices of each record.
 
-Members come in batches, in the order of the archive, each with the hashes of its name and of its record key. Most shards
-hold every record in one run of neighbours and no name twice: there the runs are the records, which the hashes prove
-(different hashes: different names). Whatever is not so (a key in several runs, a name twice, a hard link) is decided by the
-names themselves, which are read again: no shard ever has all its names in memory.
+Members come in batches, in the order of the archive, in runs of neighbours with the same record key, each run with the hash
+of its key. Most shards hold every record in one run, which the hashes prove (different hashes: different keys), and no name
+twice in it. Whatever is not so (a key in several runs, a name that stands again, a hard link) is decided by the names
+themselves, which are read again: no shard ever has all its names in memory.
 """
 
 from __future__ import annotations
@@ -32,16 +32,15 @@ class ScanCancelled(Exception):
 class Batch:
     """Members that may be carried, in the order of the archive.
 
-    start, length: u4[n] blocks, extension headers included. key_hash, name_hash: u8[n]. same: bool[n], whether the key is,
-    byte for byte, that of the member before (of the batch before, for the first). keys, key_lengths: the packed keys of
-    the members that are not `same`; both empty where nobody wants them.
+    start, length: u4[n] blocks, extension headers included. same: bool[n], whether the key is, byte for byte, that of the
+    member before (of the batch before, for the first). Of the r members that are not `same`: key_hash u8[r], and keys,
+    key_lengths: their packed keys, both empty where nobody wants them.
     """
 
     start: U32
     length: U32
-    key_hash: U64
-    name_hash: U64
     same: Bools
+    key_hash: U64
     keys: U8
     key_lengths: U32
 
@@ -78,13 +77,13 @@ class MemberLog:
     """All members of a shard that may be carried; some ten bytes each."""
 
     batches: list[Batch] = field(default_factory=list)
-    links: list[int] = field(default_factory=list)
-    """Which of the members are hard links, by number."""
+    unsettled: list[int] = field(default_factory=list)
+    """Members, by number, whose records are to be settled by their names: hard links, and names that stand again."""
     count: int = 0
 
-    def add(self, batch: Batch, links: Sequence[int] = ()) -> None:
-        """Take the next members. links: which of them are hard links, by number in the batch."""
-        self.links.extend(self.count + link for link in links)
+    def add(self, batch: Batch, unsettled: Sequence[int] = ()) -> None:
+        """Take the next members. unsettled: numbers in the batch."""
+        self.unsettled.extend(self.count + number for number in unsettled)
         self.batches.append(batch)
         self.count += len(batch.start)
 
@@ -104,9 +103,8 @@ class MemberLog:
 _COLUMNS: Final = {
     "start": np.uint32,
     "length": np.uint32,
-    "key_hash": np.uint64,
-    "name_hash": np.uint64,
     "same": np.bool_,
+    "key_hash": np.uint64,
     "keys": np.uint8,
     "key_lengths": np.uint32,
 }
@@ -127,14 +125,14 @@ def assemble(
     members = log.join()
     run_starts = np.flatnonzero(~members.same)
     run = np.cumsum(~members.same) - 1
-    suspects = _suspects(members, run_starts, log.links)
+    suspects = _suspects(members.key_hash, members.key_hash[run[log.unsettled]])
     # place[i]: the number of the first kept member of i's record, or -1 where i is left out.
     place = run_starts[run]
     left_out: list[LeftOut] = []
     lost = set(lost_keys)
     order: Index | None = None
     if len(suspects):
-        for step, group in enumerate(_groups(members.key_hash, suspects)):
+        for step, group in enumerate(_groups(members.key_hash[run], suspects)):
             if step % _EVERY == 0 and cancelled():
                 raise ScanCancelled
             _decide(group, [read(block) for block in members.start[group].tolist()], place, left_out, lost)
@@ -153,7 +151,7 @@ def assemble(
         ends = np.cumsum(key_lengths, dtype=np.int64)
         keys = packed_keys(keys, np.concatenate([[0], ends]), run[head_members])
         key_lengths = key_lengths[run[head_members]]
-    key_hash = members.key_hash[head_members]
+    key_hash = members.key_hash if order is None else members.key_hash[run[head_members]]
     return Records(
         offset=offset,
         length=sizes,
@@ -168,16 +166,13 @@ def assemble(
     )
 
 
-def _suspects(members: Batch, run_starts: Index, links: list[int]) -> U64:
-    """The key hashes, ascending, of all records that the hashes alone do not settle."""
-    runs = np.sort(members.key_hash[run_starts])
-    names = np.sort(members.name_hash)
-    again: U64 = runs[1:][runs[1:] == runs[:-1]]
-    twice = names[1:][names[1:] == names[:-1]]
-    if not (len(again) or len(twice) or links):
+def _suspects(key_hash: U64, unsettled: U64) -> U64:
+    """The key hashes, ascending, of all records that the runs alone do not settle. key_hash: that of each run."""
+    ascending = np.sort(key_hash)
+    again: U64 = ascending[1:][ascending[1:] == ascending[:-1]]
+    if not (len(again) or len(unsettled)):
         return again
-    doubtful = members.key_hash[np.isin(members.name_hash, twice)]
-    return np.unique(np.concatenate([again, doubtful, members.key_hash[links]]))
+    return np.unique(np.concatenate([again, unsettled]))
 
 
 def _groups(key_hash: U64, suspects: U64) -> Iterator[Index]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from dsort_worker import tarwalk
 from dsort_worker.shardreader import ShardReader
 from dsort_worker.tarmember import CorruptTar
 from dsort_worker.tarmembers import Scan
+from dsort_worker.tarrecords import MemberLog, assemble
 from tests.support.tarblocks import END, GNU, POSIX, V7, base256, header, long_name, member, padded, pax
 
 WALKS = ["hop", "read through", "small batches", "small chunks"]
@@ -55,10 +57,19 @@ def scanned(data: bytes, *, plainly: bool) -> Seen:
             scan.walk(plainly=plainly)
         except CorruptTar as error:
             return Seen({}, ("corrupt", error.offset, error.detail, error.member))
+        unsettled = scan.log.unsettled
         found = scan.log.join()
         columns = {name: getattr(found, name).tolist() for name in found.__slots__}
+        log = MemberLog()
+        log.add(found, unsettled)
+        records = assemble(log, lost_keys=scan.lost_keys, read=scan.again, cancelled=lambda: False)
+        columns |= {
+            f"record's {name}": np.asarray(getattr(records, name)).tolist()
+            for name in records.__slots__
+            if name != "left_out"
+        }
         counts = (scan.members, scan.directories, scan.global_headers, scan.position)
-        return Seen(columns, (counts, scan.lost_keys, scan.left_out, scan.log.links))
+        return Seen(columns, (counts, scan.lost_keys, scan.left_out, records.left_out))
     finally:
         os.close(fd)
 

@@ -178,8 +178,13 @@ def test_the_hash_is_the_documented_one() -> None:
     def documented(name: bytes) -> int:
         golden = 0x9E3779B97F4A7C15
         words = [int.from_bytes(name[low : low + 8], "little") for low in range(0, len(name), 8)]
+
+        def fold(x: int) -> int:
+            x = ((x ^ (x >> 32)) * 0xD6E8FEB86659FD93) % 2**64
+            return x ^ (x >> 29)
+
         factors = [mix((index + 1) * golden % 2**64) | 1 for index in range(len(words))]
-        total = sum(mix(word * factor % 2**64) for word, factor in zip(words, factors, strict=True))
+        total = sum(fold(word * factor % 2**64) for word, factor in zip(words, factors, strict=True))
         return mix((len(name) * golden + total) % 2**64)
 
     many = [b"", b"a", b"12345678", b"123456789", b"x" * 700, b"\xff" * 16]
