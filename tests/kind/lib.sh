@@ -76,12 +76,14 @@ X
   fi
 }
 
-# Where the cluster runs: `docker` or `podman` (the machine's own, with published images), or `built` (see own_podman).
+# Where the cluster runs: `docker` or `podman` with the published node image, or `built`: podman with one built here.
 use_engine() {
   case $1 in
     docker) unset KIND_EXPERIMENTAL_PROVIDER ;;
-    podman) export KIND_EXPERIMENTAL_PROVIDER=podman ;;
-    built) export KIND_EXPERIMENTAL_PROVIDER=podman; own_podman ;;
+    podman | built)
+      export KIND_EXPERIMENTAL_PROVIDER=podman
+      [ "$(id -u)" != 0 ] || own_podman # without root it is the user's own
+      ;;
     *) fail "no such engine: $1 (docker, podman or built)" ;;
   esac
 }

@@ -9,15 +9,14 @@ shutdown, so there is none. Should the tests themselves be killed, the kernel en
 from __future__ import annotations
 
 import csv
-import ctypes
 import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -33,9 +32,13 @@ KIND: Final = Path(__file__).resolve().parents[1] / "kind"
 PROGRAMS: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 ADMIN: Final = "admin"
 CONTROLLERS: Final = "system:kube-controller-manager"
-# Loaded before any fork: between fork and exec nothing may be looked up.
-LIBC: Final = ctypes.CDLL(None, use_errno=True)
-PR_SET_PDEATHSIG: Final = 1
+# Runs a program that ends with the thread that started it: prctl(PR_SET_PDEATHSIG, SIGKILL), then exec.
+BOUND: Final = (
+    sys.executable,
+    "-IS",
+    "-c",
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])",
+)
 
 
 def find_assets() -> Path | None:
@@ -72,7 +75,7 @@ class ControlPlane:
         controllers: bool = False,
         users: Mapping[str, tuple[str, ...]] | None = None,
         flags: tuple[str, ...] = (),
-        patience: float = 60,
+        patience: float = 120,
     ) -> None:
         self.assets = assets
         self.controllers = controllers
@@ -233,17 +236,13 @@ class ControlPlane:
         self._await("kube-controller-manager", lambda: bool(self.request("GET", account)))
 
     def _run(self, program: str, *flags: str) -> None:
-        def die_with_parent() -> None:
-            LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
         with (self.folder / f"{program}.log").open("ab") as log:
             self._running[program] = subprocess.Popen(
-                [str(self.assets / program), *flags],
+                [*BOUND, str(self.assets / program), *flags],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  # one call, of a library loaded before the fork
             )
 
     def _await(self, program: str, ready: Callable[[], bool]) -> None:
