@@ -10,7 +10,6 @@ import pytest
 from tests.support.datasets import make_shards
 from tests.support.running import House
 
-
 HERE = Path(__file__).parent
 
 
