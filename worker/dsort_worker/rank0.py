@@ -5,6 +5,7 @@ Each function is a step's `Decide` (see `decisions`): it runs once, in a thread,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -179,6 +180,9 @@ class RankZero:
         temporary = os.path.join(self._staging.home, f"{MANIFEST}.{os.getpid()}")
         with unwritable(path):
             sync_folder(self._output_root)  # the shards' names are on disk before the manifest says so
+            _unlink(
+                temporary
+            )  # an earlier life of the same process id may have died when it was the manifest already
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(manifest.model_dump_json(by_alias=True, indent=1, exclude_none=True))
                 file.write("\n")
@@ -192,8 +196,15 @@ class RankZero:
                         Reason.OUTPUT_EXISTS,
                         f"spec.output.url: {path} was put there while the job ran; move it away or choose another output",
                     ) from None
+            finally:
+                _unlink(temporary)
             sync_folder(self._output_root)
         return {"manifest": path}
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _is_same(path: str, manifest: Manifest) -> bool:
