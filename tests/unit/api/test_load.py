@@ -72,6 +72,10 @@ def test_python_names_are_not_taken_from_a_manifest() -> None:
     )
 
 
+def test_case_and_underscores_do_not_hide_what_was_meant() -> None:
+    assert refusal(job(DRY_RUN=True)) == "spec.DRY_RUN: is not a field; did you mean dryRun?"
+
+
 def test_metadata_and_status_are_handed_on() -> None:
     document = job()
     document["metadata"] |= {"namespace": "n", "uid": "u", "generation": 3, "labels": {"a": "b"}}
