@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -92,10 +93,7 @@ class LineReporter(QuietReporter):
 
     def started(self, job: str, *, name: str, ranks: int, output: str) -> None:
         """One line."""
-        print(
-            f"job {name} ({job}): {ranks} {'rank' if ranks == 1 else 'ranks'}, output in {output}",
-            file=sys.stderr,
-        )
+        tell(f"job {name} ({job}): {ranks} {'rank' if ranks == 1 else 'ranks'}, output in {output}")
 
     def progress(self, observed: Mapping[int, Observed | None]) -> None:
         """A line when the phase is another or some seconds are over."""
@@ -104,7 +102,7 @@ class LineReporter(QuietReporter):
         if figures.phase is self._phase and now - self._said < _LINE_SECONDS:
             return
         self._phase, self._said = figures.phase, now
-        print(line(figures), file=sys.stderr)
+        tell(line(figures))
 
     def result(self, summary: Summary) -> None:
         """The summary's lines."""
@@ -156,13 +154,20 @@ class JsonReporter:
         """Nothing to give back."""
 
     def _write(self, event: str, **fields: Any) -> None:
-        self._out.write(json.dumps({"event": event, **fields}) + "\n")
-        self._out.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self._out.write(json.dumps({"event": event, **fields}) + "\n")
+            self._out.flush()
 
 
 def say(kind: str, text: str) -> None:
     """One line on standard error that begins with its kind; line breaks in names cannot make it two."""
-    print(f"{kind}: {' '.join(text.splitlines())}", file=sys.stderr)
+    tell(f"{kind}: {' '.join(text.splitlines())}")
+
+
+def tell(text: str) -> None:
+    """A line on standard error. That nobody reads it any more is no reason to end a job."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=sys.stderr)
 
 
 def line(figures: Figures) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,20 @@ def test_json_is_all_that_stands_on_standard_output(job: Path) -> None:
 def test_quiet_is_quiet(job: Path) -> None:
     run = dsort("run", "-f", job, "--quiet")
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_a_reader_who_leaves_does_not_end_the_job(job: Path) -> None:
+    for arguments in (["--json"], []):
+        read, write = os.pipe()
+        os.close(read)
+        run = subprocess.run(
+            [*DSORT, "run", "-f", str(job), *arguments], stdout=write, stderr=write, timeout=PATIENCE
+        )
+        os.close(write)
+        assert run.returncode in {0, 1}
+        assert (job.parent / "out" / "dsort-manifest.json").exists()
+        assert not (job.parent / "out" / ".dsort").exists()
+        shutil.rmtree(job.parent / "out")
 
 
 def test_a_second_run_finds_the_first_ones_result(job: Path) -> None:
