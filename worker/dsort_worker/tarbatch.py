@@ -44,23 +44,25 @@ def octal(words: U64) -> U64:
     return ((fours << _u(12)) + (fours >> _u(32))) & _u(0xFFFFFFFF)
 
 
-def take_fields(headers: U8, fields: U64) -> U64:
+def take_fields(headers: U8, fields: U64, *, scratch: U64) -> U64:
     """Copy what is looked at of header blocks u8[n, 512] to fields u64[n, FIELDS]; the sums of the blocks' bytes: u64[n].
 
-    The checksum fields count as spaces, and are overwritten with them.
+    The checksum fields count as spaces, and are overwritten with them. scratch: u64[2, n, 64].
     """
     words = headers.view("<u8")
     fields[:, :20] = words[:, :20]
     fields[:, 20] = words[:, 43]
     headers[:, 148:156] = 0x20
-    return byte_sums(words)
+    return byte_sums(words, scratch=scratch)
 
 
-def byte_sums(words: U64) -> U64:
-    """The sums of the bytes of blocks, as words u64[n, 64]: u64[n]."""
-    odd = words >> _u(8)
-    odd &= _EVEN
-    odd += words & _EVEN
+def byte_sums(words: U64, *, scratch: U64) -> U64:
+    """The sums of the bytes of blocks, as words u64[n, 64]: u64[n]. scratch: u64[2, n, 64]."""
+    odd, even = scratch
+    np.right_shift(words, _u(8), out=odd)
+    np.bitwise_and(odd, _EVEN, out=odd)
+    np.bitwise_and(words, _EVEN, out=even)
+    np.add(odd, even, out=odd)
     # 16-bit lanes: 64 words times two bytes of at most 255 stay below 2**16.
     lanes = np.add.reduce(odd, axis=1)
     halves = (lanes & _u(0x0000FFFF0000FFFF)) + ((lanes >> _u(16)) & _u(0x0000FFFF0000FFFF))

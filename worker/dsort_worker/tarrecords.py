@@ -22,6 +22,7 @@ from dsort_worker.tarmember import Kind, Member
 
 Bools = npt.NDArray[np.bool_]
 _EVERY: Final = 1024
+_NO_EXTRA: Final = np.empty((0, 2), dtype=np.uint32)
 
 
 class ScanCancelled(Exception):
@@ -123,35 +124,34 @@ def assemble(
     Raises ScanCancelled.
     """
     members = log.join()
-    run_starts = np.flatnonzero(~members.same)
-    run = np.cumsum(~members.same) - 1
-    suspects = _suspects(members.key_hash, members.key_hash[run[log.unsettled]])
-    # place[i]: the number of the first kept member of i's record, or -1 where i is left out.
-    place = run_starts[run]
+    first = ~members.same
+    heads = np.flatnonzero(first)
+    suspects = _suspects(members.key_hash, log.unsettled, first)
+    start, length = members.start, members.length
+    run: Index = np.arange(len(heads))  # of each record, the run where it begins
     left_out: list[LeftOut] = []
     lost = set(lost_keys)
-    order: Index | None = None
     if len(suspects):
-        for step, group in enumerate(_groups(members.key_hash[run], suspects)):
+        runs = np.cumsum(first) - 1
+        # place[i]: the number of the first kept member of i's record, or -1 where i is left out.
+        place = heads[runs]
+        for step, group in enumerate(_groups(members.key_hash[runs], suspects)):
             if step % _EVERY == 0 and cancelled():
                 raise ScanCancelled
-            _decide(group, [read(block) for block in members.start[group].tolist()], place, left_out, lost)
+            _decide(group, [read(block) for block in start[group].tolist()], place, left_out, lost)
         order = np.argsort(place, kind="stable")
         order = order[np.searchsorted(place[order], 0) :]
-    start = (members.start if order is None else members.start[order]).astype(np.int64)
-    length = (members.length if order is None else members.length[order]).astype(np.int64)
-    places = place if order is None else place[order]
-    first = np.ones(len(start), dtype=bool)
-    first[1:] = places[1:] != places[:-1]
-    heads = np.flatnonzero(first)
-    head_members = heads if order is None else order[heads]
-    offset, sizes, slices, extra = _slices(start, length, first, heads)
+        start, length, place = start[order], length[order], place[order]
+        first = np.ones(len(order), dtype=bool)
+        first[1:] = place[1:] != place[:-1]
+        heads = np.flatnonzero(first)
+        run = runs[order[heads]]
+    offset, sizes, slices, extra = _slices(start.astype(np.int64), length.astype(np.int64), first, heads)
     keys, key_lengths = members.keys, members.key_lengths
-    if order is not None and len(key_lengths):
-        ends = np.cumsum(key_lengths, dtype=np.int64)
-        keys = packed_keys(keys, np.concatenate([[0], ends]), run[head_members])
-        key_lengths = key_lengths[run[head_members]]
-    key_hash = members.key_hash if order is None else members.key_hash[run[head_members]]
+    if len(suspects) and len(key_lengths):
+        starts = np.concatenate([[0], np.cumsum(key_lengths, dtype=np.int64)])
+        keys, key_lengths = packed_keys(keys, starts, run), key_lengths[run]
+    key_hash = members.key_hash[run]
     return Records(
         offset=offset,
         length=sizes,
@@ -162,17 +162,18 @@ def assemble(
         keys=keys,
         key_lengths=key_lengths,
         left_out=left_out,
-        emptied=_emptied(lost, key_hash, members.start[head_members], read),
+        emptied=_emptied(lost, key_hash, start[heads], read),
     )
 
 
-def _suspects(key_hash: U64, unsettled: U64) -> U64:
-    """The key hashes, ascending, of all records that the runs alone do not settle. key_hash: that of each run."""
+def _suspects(key_hash: U64, unsettled: list[int], first: Bools) -> U64:
+    """The key hashes, ascending, of all records that their runs alone do not settle. key_hash: that of each run."""
     ascending = np.sort(key_hash)
     again: U64 = ascending[1:][ascending[1:] == ascending[:-1]]
-    if not (len(again) or len(unsettled)):
-        return again
-    return np.unique(np.concatenate([again, unsettled]))
+    if not unsettled:
+        return np.unique(again) if len(again) else again
+    runs = np.cumsum(first)[unsettled] - 1
+    return np.unique(np.concatenate([again, key_hash[runs]]))
 
 
 def _groups(key_hash: U64, suspects: U64) -> Iterator[Index]:
@@ -249,9 +250,13 @@ def _slices(start: Index, length: Index, first: Bools, heads: Index) -> tuple[U3
     """Offset, length and slices of each record, and the extra pairs. Neighbours in the file make one slice."""
     if not len(heads):
         none = np.empty(0, dtype=np.uint32)
-        return none, none, none, none.reshape(0, 2)
+        return none, none, none, _NO_EXTRA
+    gap = start[1:] != start[:-1] + length[:-1]
+    sizes = np.add.reduceat(length, heads).astype(np.uint32)
+    if not (gap & ~first[1:]).any():
+        return start[heads].astype(np.uint32), sizes, np.ones(len(heads), dtype=np.uint32), _NO_EXTRA
     piece = first.copy()
-    piece[1:] |= start[1:] != start[:-1] + length[:-1]
+    piece[1:] |= gap
     pieces = np.flatnonzero(piece)
     ends = start + length
     last = np.append(pieces[1:], len(start)) - 1
@@ -260,14 +265,11 @@ def _slices(start: Index, length: Index, first: Bools, heads: Index) -> tuple[U3
     slices = np.bincount(record, minlength=len(heads))
     head_pieces = np.searchsorted(pieces, heads)
     offset = pairs[head_pieces, 0].copy()
-    sizes = np.add.reduceat(length, heads)
     several = slices > 1
-    if not several.any():
-        return offset, sizes.astype(np.uint32), slices.astype(np.uint32), np.empty((0, 2), dtype=np.uint32)
     extra = pairs[several[record]]
     ahead = np.cumsum(slices[several])
     offset[several] = ahead - slices[several]
-    return offset, sizes.astype(np.uint32), slices.astype(np.uint32), extra
+    return offset, sizes, slices.astype(np.uint32), extra
 
 
 def _emptied(lost: set[bytes], key_hash: U64, starts: U32, read: Callable[[int], Member]) -> int:

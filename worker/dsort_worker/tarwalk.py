@@ -28,7 +28,7 @@ _DENSE: Final = 20 << 10
 """Bytes from one window to the next, below which reading everything is cheaper than another system call."""
 _STUMBLES: Final = 3
 """Times that what has the magic of a header was none, after which that is not tried again."""
-_AT_ONCE: Final = 256
+_AT_ONCE: Final = 512
 _PAX: Final = 0x78
 _TYPE: Final = 156
 _NOTHING: Final = np.empty(0, dtype=np.int64)
@@ -58,7 +58,10 @@ class _Buffers(threading.local):
     def __init__(self, *, chunk: int, rows: int) -> None:
         self.view = memoryview(bytearray(chunk))
         self.chunk = np.frombuffer(self.view, dtype=np.uint8).reshape(-1, BLOCK)
+        self.windows = memoryview(bytearray(_HOPS * _WINDOW))
+        self.windowed = np.frombuffer(self.windows, dtype=np.uint8).reshape(-1, BLOCK)
         self.headers = np.empty((_AT_ONCE, BLOCK), dtype=np.uint8)
+        self.scratch = np.empty((2, _AT_ONCE, BLOCK // 8), dtype=np.uint64)
         self.fields = np.empty((rows, FIELDS), dtype=np.uint64)
         self.sums = np.empty(rows, dtype=np.uint64)
         self.pax_data = np.zeros((rows + 1, BLOCK), dtype=np.uint8)
@@ -108,13 +111,13 @@ class Walker:
         The outer loop runs for a few headers, the inner one for each: what stands in them is written to be cheap.
         """
         fd, pread = self._fd, os.pread
-        parts: list[bytes] = []
+        windows = self._buffers.windows
         places: list[int] = []
-        shifts: list[int] = []  # from a place in the file to the block's number in `parts`, for each window
+        shifts: list[int] = []  # from a place in the file to the block's number in `windows`, for each window
         counts: list[int] = []
         begin, collected = place, 0
         going = True
-        while going and len(parts) < _HOPS:
+        while going and len(shifts) < _HOPS:
             data = pread(fd, _WINDOW, place * BLOCK)
             end = len(data) & -BLOCK
             going = end > 0
@@ -135,14 +138,14 @@ class Walker:
                         going = False
                         break
                     at += (size + 511) & -BLOCK
-            parts.append(data[:end])
-            shifts.append(collected - place)
+            windows[collected : collected + len(data)] = data
+            shifts.append((collected >> 9) - place)
             counts.append(len(places) - before)
-            collected += end // BLOCK
+            collected += end
             place += at >> 9
-        self._dense = self._stumbles < _STUMBLES and (place - begin) * BLOCK < _DENSE * len(parts)
+        self._dense = self._stumbles < _STUMBLES and (place - begin) * BLOCK < _DENSE * len(shifts)
         found = np.array(places, dtype=np.int64)
-        blocks = np.frombuffer(b"".join(parts), dtype=np.uint8).reshape(-1, BLOCK)
+        blocks = self._buffers.windowed[: collected // BLOCK]
         rows = (found + np.repeat(shifts, counts))[: self._room - self._count]
         self._keep(blocks, rows, found[: len(rows)])
         if len(rows) < len(places):
@@ -181,9 +184,8 @@ class Walker:
             headers = self._buffers.headers[: len(part)]
             np.take(blocks, part, axis=0, out=headers, mode="clip")
             end = self._count + len(part)
-            self._buffers.sums[self._count : end] = take_fields(
-                headers, self._buffers.fields[self._count : end]
-            )
+            fields, scratch = self._buffers.fields[self._count : end], self._buffers.scratch[:, : len(part)]
+            self._buffers.sums[self._count : end] = take_fields(headers, fields, scratch=scratch)
             self._count = end
         self._places.append(places)
         pax = np.flatnonzero(typeflags(self._buffers.fields[low : self._count]) == _PAX)
