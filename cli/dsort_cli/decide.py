@@ -24,6 +24,17 @@ KEEPS_STAGING = frozenset(
 continue with.
 """
 
+NO_WORD_ON_OUTPUT = frozenset(
+    {
+        Reason.ABORTED,
+        Reason.BACKOFF_LIMIT_EXCEEDED,
+        Reason.DEADLINE_EXCEEDED,
+        Reason.INTERNAL,
+        Reason.PEER_LOST,
+    }
+)
+"""Ends that say nothing of the output: where the manifest was written before them, the result is whole."""
+
 TRANSIENT = frozenset({Reason.INTERNAL, Reason.PEER_LOST})
 """Failures of a rank that a new process may not meet again."""
 

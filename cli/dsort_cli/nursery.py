@@ -24,6 +24,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dsort_cli.processes import MESSAGE_BYTES, SOCKET_FD
+from dsort_cli.signals import ENDING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,9 @@ def main() -> NoReturn:
     """Import the worker, then fork ranks as told until the runner closes its end. Never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C on the terminal is the runner's to handle
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(
+        signal.SIG_UNBLOCK, ENDING
+    )  # blocked from before exec, so that none came in between
     connection = socket.socket(fileno=SOCKET_FD)
     os.set_inheritable(SOCKET_FD, False)
     began = time.monotonic()

@@ -12,6 +12,8 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from dsort_cli.signals import ENDING
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -60,9 +62,6 @@ class Nursery:
         """Start the process; returns at once, the imports go on beside the caller."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-P", "-c", "from dsort_cli.nursery import main; main()"]
-        # Until the child has its own handler a Ctrl-C must not reach it: an ignored signal stays ignored
-        # across exec.
-        previous = _ignore_interrupts()
         try:
             self._pid = os.posix_spawn(
                 sys.executable,
@@ -73,14 +72,13 @@ class Nursery:
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, 2, 1),  # standard output belongs to the runner's results
                 ],
+                setsigmask=ENDING,  # a Ctrl-C is the runner's to handle; the child opens the mask when it ignores them
             )
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
-            if previous is not None:
-                signal.signal(signal.SIGINT, previous)
         self._socket = ours
         self._open = True
         self._reaped = False
@@ -161,13 +159,3 @@ def _event(text: bytes) -> Event:
         code=message.get("code", 0),
         text=message.get("url", message.get("message", "")),
     )
-
-
-def _ignore_interrupts() -> Any:
-    """Ignore SIGINT; the handler that was there, None where this is not the main thread, which handles no
-    signals.
-    """
-    try:
-        return signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:
-        return None

@@ -91,7 +91,7 @@ def _memory(text: str) -> Memory:
 
 def _run(job: DSortJob, command: _Command) -> int:
     from dsort_api.spec import job_fingerprint
-    from dsort_cli.decide import KEEPS_STAGING
+    from dsort_cli.decide import KEEPS_STAGING, NO_WORD_ON_OUTPUT
     from dsort_cli.folder import claim
     from dsort_worker.listing import take_listing
     from dsort_worker.locations import resolve
@@ -109,7 +109,7 @@ def _run(job: DSortJob, command: _Command) -> int:
         command.reporter.started(job_id, name=job.metadata.name, ranks=runner.ranks, output=output)
         end = _drive(runner)
         command.nursery.close()  # before anything is removed: nobody writes there any more
-        if end.failure is not None and not _is_complete(folder):
+        if end.failure is not None and not (end.failure.reason in NO_WORD_ON_OUTPUT and _is_complete(folder)):
             keep = end.failure.reason in KEEPS_STAGING
             return _report_failure(end.failure, command, kept=keep and folder is not None)
         keep = False

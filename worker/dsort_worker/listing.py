@@ -12,15 +12,12 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import assert_never
 
 from dsort_api.manifest import PinnedInput
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.spec import Input, Reaction
-from dsort_api.templates import Exact, Glob, Prefix, Range, parse_input
-
-ARCHIVES: Final = (".tar", ".tar.gz", ".tgz", ".tar.lz4", ".tar.zst", ".zip")
-"""Extensions of known archives; only the first is read by this version."""
+from dsort_api.templates import ARCHIVES, Exact, Glob, Prefix, Range, parse_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +84,7 @@ def _names(source: Input, root: str) -> Iterator[tuple[str, str, bool]]:
             yield name, "spec.input.url", False
         return
     for position, text in enumerate(source.shards):
-        field = f"spec.input.shards[{position}]"
+        field = f"spec.input.shards[{position}]: {text!r}"
         match parse_input(text):
             case Exact(name=name):
                 yield name, field, True
