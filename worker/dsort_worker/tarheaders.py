@@ -9,8 +9,7 @@ Pure: bytes in, values out.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 BLOCK: Final = 512
 """Bytes in a tar block."""
@@ -32,8 +31,7 @@ class HeaderError(ValueError):
     """A block is not a tar header; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """A header block. name and link are raw bytes, with a ustar prefix and without the padding; size is in bytes."""
 
     name: bytes
@@ -50,9 +48,11 @@ def parse_number(field: bytes) -> int:
         if field[0] & 0x40:
             raise HeaderError("a number is negative")
         return int.from_bytes(bytes([field[0] & 0x3F]) + field[1:], "big")
-    words = field.partition(b"\x00")[0].split(b" ")
-    digits = next((word for word in words if word), b"0")
-    if digits.strip(b"01234567"):
+    digits = field.partition(b"\x00")[0].strip(b" ").partition(b" ")[0]
+    if not digits:
+        return 0
+    # int() alone would take signs, underscores and prefixes too.
+    if not digits.isdigit() or b"8" in digits or b"9" in digits:
         raise HeaderError("a number is not octal")
     return int(digits, 8)
 
@@ -74,11 +74,11 @@ def checksum_matches(block: bytes) -> bool:
         claimed = parse_number(block[148:156])
     except HeaderError:
         return False
-    unsigned = byte_sum(block) - byte_sum(block[148:156]) + 8 * 0x20
+    counted = block[:148] + block[156:]
+    unsigned = byte_sum(counted) + 8 * 0x20
     if claimed == unsigned:
         return True
-    high = sum(byte > 0x7F for byte in block) - sum(byte > 0x7F for byte in block[148:156])
-    return claimed == unsigned - 256 * high
+    return claimed == unsigned - 256 * sum(byte > 0x7F for byte in counted)
 
 
 def text(field: bytes) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from dsort_worker.tarheaders import (
     BLOCK,
@@ -67,8 +67,7 @@ class Kind(IntEnum):
     """The zero block that ends the archive."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """What stands in the blocks [start, end): name and link are raw bytes, fault says why it is unsupported."""
 
     kind: Kind
