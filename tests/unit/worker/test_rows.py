@@ -39,7 +39,7 @@ def test_a_builder_takes_one_shard_after_another(records: list[Record]) -> None:
     assert len(builder.finish()) == 0
 
 
-@given(st.lists(record_lists(keys=True, least=1), max_size=4), st.booleans())
+@given(st.lists(record_lists(keys=True, least=1, most=6), max_size=4), st.booleans())
 def test_joined_blocks_have_all_records_in_their_order(parts: list[list[Record]], keys: bool) -> None:
     blocks = [block_of(part) for part in parts]
     if not keys:
@@ -53,7 +53,7 @@ def test_joined_blocks_have_all_records_in_their_order(parts: list[list[Record]]
         assert all(len(block.rows) == 0 for block in blocks)
 
 
-@given(record_lists(keys=False), st.lists(record_lists(keys=False), max_size=3))
+@given(record_lists(keys=False), st.lists(record_lists(keys=False, most=6), max_size=3))
 def test_rows_are_extended_in_place(records: list[Record], later: list[list[Record]]) -> None:
     block = block_of(records)
     extend_rows(block, [block_of(part) for part in later])
