@@ -127,6 +127,12 @@ def name_fault(name: bytes) -> str | None:
     return None
 
 
+def shown(name: bytes) -> str:
+    """A name as one line of text: what is not UTF-8 or not printable is escaped."""
+    decoded = name.decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in decoded)
+
+
 def looks_like(head: bytes) -> str:
     """What a file that is no tar seems to be, from its first bytes (512 are enough)."""
     for magic, what in _MAGICS:

@@ -27,6 +27,7 @@ from dsort_worker.tarheaders import (
     looks_like,
     name_fault,
     parse_header,
+    shown,
     text,
 )
 from dsort_worker.tarpax import PaxError, is_sparse, parse_records, sparse_name
@@ -207,7 +208,7 @@ def _global_fault(records: dict[bytes, bytes]) -> str:
     more = sorted(records.keys() - {b"comment"})
     if not more:
         return ""
-    return f"a PAX global header that sets {more[0].decode('utf-8', 'backslashreplace')}"
+    return f"a PAX global header that sets {shown(more[0])}"
 
 
 def _extend(extensions: _Extensions, source: Source, block: int, header: Header) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dsort_worker.rows import U8, U32, U64, Index, packed_keys
 from dsort_worker.tarhash import hash_names
-from dsort_worker.tarheaders import record_key
+from dsort_worker.tarheaders import record_key, shown
 from dsort_worker.tarmember import Kind, Member
 
 Bools = npt.NDArray[np.bool_]
@@ -120,8 +120,8 @@ def assemble(
 ) -> Records:
     """Make the records of a shard.
 
-    lost_keys: the keys of members that were left out already (their records may have no other). read(block): the member that starts there, read again.
-    Raises ScanCancelled.
+    lost_keys: the keys of members that were left out already (their records may have no other). read(block): the member
+    that starts there, read again. Raises ScanCancelled.
     """
     members = log.join()
     first = ~members.same
@@ -202,7 +202,7 @@ def _decide(
                 continue
             place[number] = -1
             if index in unsupported:
-                detail = f"a hard link whose target {_shown(member.link)} is not kept before it in its record"
+                detail = f"a hard link whose target {shown(member.link)} is not kept before it in its record"
                 left_out.append(LeftOut("unsupported", member.start, member.name, detail))
             else:
                 detail = "the same path stands in the shard again; the last copy is kept"
@@ -286,7 +286,3 @@ def _emptied(lost: set[bytes], key_hash: U64, starts: U32, read: Callable[[int],
         names = (read(int(starts[number])).name for number in order[begin:end])
         empty += not any(record_key(name) == key for name in names)
     return empty
-
-
-def _shown(name: bytes) -> str:
-    return repr(name)[2:-1]

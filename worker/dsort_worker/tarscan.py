@@ -16,7 +16,7 @@ from dsort_api.spec import Reaction, RecordReactions
 from dsort_worker.findings import Finding
 from dsort_worker.rows import U8, U32, U64
 from dsort_worker.shardreader import ShardReader
-from dsort_worker.tarheaders import BLOCK
+from dsort_worker.tarheaders import BLOCK, shown
 from dsort_worker.tarmember import CorruptTar, Source
 from dsort_worker.tarmembers import Scan
 from dsort_worker.tarrecords import LeftOut, Records, ScanCancelled, assemble
@@ -107,12 +107,6 @@ def scan_tar(
     left_out.sort(key=lambda left: left.start)
     _react(left_out, shard=name, records=records, report=report)
     return _index(scan, found, trailing_data=trailing is not None)
-
-
-def shown(name: bytes) -> str:
-    """A member's name as one line of text: what is not UTF-8 or not printable is escaped."""
-    decoded = name.decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in decoded)
 
 
 def _trailing_data(source: Source, begin: int, cancelled: Callable[[], bool]) -> int | None:
