@@ -91,7 +91,6 @@ def compare(
     place: Place,
     source: str,
     rounds: int,
-    slow_rounds: int,
     say: Callable[[str], None],
 ) -> list[Result]:
     """Run every candidate in turns, after one run of dsort's own to warm up and to compare their outputs.
@@ -112,10 +111,10 @@ def compare(
                 say(f"{candidate.name}: {error}")
     if len(set(outputs)) > 1:
         raise SystemExit(f"dsort wrote different outputs of {dataset.name}")
-    for turn in range(max(rounds, slow_rounds)):
+    for _ in range(rounds):
         for candidate in candidates:
             result = results[candidate.name]
-            if result.failure or turn >= (slow_rounds if candidate.slow else rounds):
+            if result.failure:
                 continue
             copy = bench.run(COPY)
             results[COPY.name].pairs.append((copy, copy))

@@ -39,7 +39,7 @@ class Usage:
     minor_faults: int
     major_faults: int
     peak_rss: int
-    """Bytes of the largest single process (the kernel's own high-water mark)."""
+    """Bytes of the largest single process: the kernel's own high-water mark, as last seen."""
 
     peaks: tuple[int, ...]
     """Bytes of every process that lived long enough to be seen, the largest first."""
@@ -78,7 +78,8 @@ def measure(command: Sequence[str], *, environment: Mapping[str, str]) -> Usage:
         system_seconds=sum(usage.ru_stime for usage in usages),
         minor_faults=sum(usage.ru_minflt for usage in usages),
         major_faults=sum(usage.ru_majflt for usage in usages),
-        peak_rss=max(usage.ru_maxrss for usage in usages) * 1024,
+        # Not ru_maxrss: a process inherits that of its parent, and this one is larger than `cp`.
+        peak_rss=max(peaks.values(), default=0),
         peaks=tuple(sorted(peaks.values(), reverse=True)),
     )
 

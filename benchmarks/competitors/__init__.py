@@ -1,7 +1,6 @@
 """What people use today, each as the command line of a whole process.
 
-Every one of them writes shards of as many records as the input has, so that all do the same work. The figures of the
-slow ones do not depend on the last per cent, so they run once by default.
+Every one of them writes shards of as many records as the input has, so that all do the same work.
 """
 
 from __future__ import annotations
@@ -27,12 +26,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Competitor:
-    """A way to do the task. slow: seconds per GB, not fractions of one."""
+    """A way to do the task, or its yardstick."""
 
     name: str
     note: str
     command: Callable[[Task], list[str]]
-    slow: bool = False
 
 
 def _copy(task: Task) -> list[str]:
@@ -53,18 +51,16 @@ def _script(name: str) -> Callable[[Task], list[str]]:
 
 COPY: Final = Competitor("cp -r", "copies, shuffles nothing: the yardstick", _copy)
 
-COMPETITORS: Final = (
-    Competitor("cp -r + sync", "the copy, on the disk when it ends, as dsort's output is", _copy_and_sync),
-    Competitor(
-        "GNU tar + shuf", "extract, shuffle the records' names, pack from a list", _tar_and_shuf, slow=True
-    ),
-    Competitor(
-        "tarfile script", "index with tarfile, shuffle, copy members", _script("tarfile_script.py"), slow=True
-    ),
+COPY_AND_SYNC: Final = Competitor(
+    "cp -r + sync", "the copy, on the disk when it ends, as dsort's output is", _copy_and_sync
+)
+
+SLOW_COMPETITORS: Final = (
+    Competitor("GNU tar + shuf", "extract, shuffle the records' names, pack from a list", _tar_and_shuf),
+    Competitor("tarfile script", "index with tarfile, shuffle, copy members", _script("tarfile_script.py")),
     Competitor(
         "webdataset",
         "shuffle buffer of 10,000 records and ShardWriter: not a whole shuffle",
         _script("webdataset_script.py"),
-        slow=True,
     ),
 )
