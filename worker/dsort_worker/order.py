@@ -76,7 +76,7 @@ def md5_keys(keys: U8, lengths: U32) -> tuple[U8, U32]:
     return np.frombuffer(digests, dtype=np.uint8), np.full(len(lengths), 16, dtype=np.uint32)
 
 
-def key_words(keys: U8, starts: Index, lengths: Index | U32, *, level: int) -> U64:
+def key_words(keys: U8, starts: Index | U32, lengths: Index | U32, *, level: int) -> U64:
     """Bytes [8 * level, 8 * level + 8) of each key as a big-endian number, zeros past its end: u8[n]."""
     words = np.empty(len(starts), dtype=np.uint64)
     if not len(keys):
@@ -85,7 +85,7 @@ def key_words(keys: U8, starts: Index, lengths: Index | U32, *, level: int) -> U
     columns = np.arange(level * WORD, level * WORD + WORD)
     for low in range(0, len(starts), _CHUNK):
         part = slice(low, low + _CHUNK)
-        index = starts[part, None] + columns
+        index = starts[part, None].astype(np.int64) + columns
         block = keys[np.minimum(index, len(keys) - 1)]
         block[columns >= lengths[part, None]] = 0
         words[part] = block.view(">u8")[:, 0]
@@ -137,7 +137,11 @@ class _KeySorter:
 
     def __init__(self, block: RowBlock, *, descending: bool) -> None:
         self._block = block
-        self._starts = block.key_starts()
+        # Half the memory where 32 bits are enough for every place in the packed keys.
+        fits = len(block.keys) <= np.iinfo(np.uint32).max
+        starts = block.key_starts()[:-1]
+        self._starts: Index | U32 = starts.astype(np.uint32) if fits else starts
+        self._longest = int(block.key_lengths.max(initial=0))
         self._flip = np.uint64(_MASK if descending else 0)
 
     def sort(self, order: Index, *, level: int) -> None:
@@ -148,15 +152,17 @@ class _KeySorter:
                 level += 1  # a prefix that all share, as the paths of a data set do
                 continue
             inner = np.argsort(word, kind="stable")
-            order[:] = order[inner]
-            if last:
-                return
-            word = word[inner]
-            del inner
             same = np.zeros(len(order), dtype=bool)
-            np.equal(word[1:], word[:-1], out=same[1:])
+            for low in range(
+                1, len(order), _CHUNK
+            ):  # in parts: the sorted words as a whole would be one array more
+                part = word[inner[low - 1 : low + _CHUNK]]
+                np.equal(part[1:], part[:-1], out=same[low : low + _CHUNK])
             del word
-            self._sort_runs(order, same, level=level + 1)
+            order[:] = order[inner]
+            del inner
+            if not last:
+                self._sort_runs(order, same, level=level + 1)
             return
 
     def _sort_runs(self, order: Index, same: Bools, *, level: int) -> None:
@@ -197,12 +203,22 @@ class _KeySorter:
 
     def _words(self, rows: Index, level: int) -> tuple[U64, bool]:
         """The next word of each key; or, past the end of all keys, their lengths, which decide (last: True)."""
-        lengths = self._block.key_lengths[rows]
-        if not len(rows) or int(lengths.max()) <= level * WORD:
-            return lengths.astype(np.uint64) ^ self._flip, True
-        if level == 0:
-            return self._block.rows["key"][rows] ^ self._flip, False
-        return key_words(self._block.keys, self._starts[rows], lengths, level=level) ^ self._flip, False
+        block = self._block
+        whole = len(rows) == len(block)
+        longest = self._longest if whole else int(block.key_lengths[rows].max(initial=0))
+        last = longest <= level * WORD
+        words = np.empty(len(rows), dtype=np.uint64)
+        for low in range(0, len(rows), _CHUNK):
+            part = rows[low : low + _CHUNK]
+            lengths = block.key_lengths[part]
+            if last:
+                words[low : low + _CHUNK] = lengths
+            elif level == 0:
+                words[low : low + _CHUNK] = block.rows["key"][part]
+            else:
+                words[low : low + _CHUNK] = key_words(block.keys, self._starts[part], lengths, level=level)
+        words ^= self._flip
+        return words, last
 
 
 def _runs(same: Bools) -> Index:
