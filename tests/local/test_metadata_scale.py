@@ -11,7 +11,6 @@ import pytest
 
 from tests.support.running import ROOT
 
-
 RECORDS = 3_000_000
 WORK_SPACE = 32 << 20
 """Bytes of a rank that do not grow with the number of records, and that it does not take for a single record."""

@@ -181,8 +181,8 @@ class House:
         """Run a job to its end. options: of `arguments`. check: see `check_ended`."""
         with job_file(manifest) as path:
             run = self.call(arguments(path, **options))
-        if check and isinstance(manifest, Mapping) and options.get("command", "run") == "run":
-            check_ended(manifest, run)
+        if check and isinstance(manifest, Mapping):
+            check_ended(manifest, run, planned=options.get("command") == "plan")
         return run
 
 
@@ -263,7 +263,7 @@ def dsort(manifest: Mapping[str, Any], *, check: bool = True, **options: Any) ->
     with Command(manifest, options) as command:
         run = command.end()
     if check:
-        check_ended(manifest, run)
+        check_ended(manifest, run, planned=options.get("command") == "plan")
     return run
 
 
@@ -349,12 +349,12 @@ def left_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) if folder.is_dir() else []
 
 
-def check_ended(manifest: Mapping[str, Any], run: Run) -> None:
+def check_ended(manifest: Mapping[str, Any], run: Run, *, planned: bool = False) -> None:
     """What holds after every run: a whole and checked result, or one error line and no trace."""
     url: str = manifest["spec"]["output"]["url"]
     target = Path(url.removeprefix("file://"))
     if run.code == 0:
-        if not manifest["spec"].get("dryRun"):
+        if not planned and not manifest["spec"].get("dryRun"):
             check_result(target)
         return
     assert run.error
