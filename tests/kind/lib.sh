@@ -24,7 +24,8 @@ bin_key=$( (cd "$here" && cat go.mod go.sum pause/main.go coredns/main.go && ech
 bin=$cache/$bin_key/bin
 node_image=localhost/dsort-kind-node:$(version_of k8s.io/kubernetes)-$( (cd "$here" && cat Containerfile.* node/* && echo "$bin_key" "${node_debian[@]}") | key_of)
 node_debian_image=localhost/dsort-kind-debian:$(echo "${node_debian[@]}" | key_of)
-base_image=localhost/dsort-base:$(echo "${base_debian[@]}" | key_of)
+authorities=/etc/ssl/certs/ca-certificates.crt
+base_image=localhost/dsort-base:$(echo "${base_debian[@]}" "$(cat $authorities 2> /dev/null)" | key_of)
 
 say() { echo "kind: $*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -74,6 +75,11 @@ X
     chmod +x "$home/wrap/podman"
     case $PATH in "$home/wrap:"*) ;; *) export PATH=$home/wrap:$PATH ;; esac
   fi
+}
+
+# What own_podman leaves mounted when nothing runs.
+unmount() {
+  awk -v cache="$cache/podman" 'index($2, cache) == 1 { print $2 }' /proc/self/mounts | tac | while read -r mount; do umount "$mount"; done
 }
 
 # Where the cluster runs: `docker` or `podman` with the published node image, or `built`: podman with one built here.
