@@ -104,9 +104,15 @@ class Decisions:
             return None
         try:
             with open(self._path(step), "rb") as file:
-                return file.read()
+                data = file.read()
+            json.loads(data)
         except FileNotFoundError:
             return None
+        except ValueError:
+            # The machine stopped before it was on disk. What it said follows from the inputs: it is decided again.
+            os.unlink(self._path(step))
+            return None
+        return data
 
     def _make(self, step: str) -> bytes | None:
         reports = self._reports[step]

@@ -22,18 +22,18 @@ import numpy as np
 
 from dsort_api.messages import Outcome, Phase, PlannedOutput, PlannedShard
 from dsort_api.reasons import DSortError, Reason
-from dsort_api.spec import DSortJobSpec, OrderKind, Reaction
+from dsort_api.spec import DSortJobSpec, OrderKind
 from dsort_api.templates import OutputTemplate
 from dsort_worker import packing, steps
 from dsort_worker.assemble import Assembler, Stream
 from dsort_worker.budget import Buffers
 from dsort_worker.decisions import Decisions
-from dsort_worker.findings import Finding, FindingsLog
+from dsort_worker.findings import FindingsLog
+from dsort_worker.layout import count_collisions, packing_rule, shards_of
 from dsort_worker.order import sample_size, sort_order
-from dsort_worker.packing import END_OF_ARCHIVE, PackingRule, Unit
 from dsort_worker.peers import Peers
 from dsort_worker.pools import Pools
-from dsort_worker.rows import BLOCK, Index, RowBlock, extend_rows, join_blocks, permute_rows
+from dsort_worker.rows import Index, RowBlock, extend_rows, join_blocks, permute_rows
 from dsort_worker.rowstore import RowsReceiver, RowStore
 from dsort_worker.scan import Indexer, Scanned, needs_keys, scan_share, tar_indexer
 from dsort_worker.serve import Offers
@@ -197,7 +197,7 @@ class Rank:
             self._pools.compute,
             packing.cells_of,
             block.rows,
-            self._rule(),
+            packing_rule(self._spec.output),
             before=before[self._rank],
             everything=before[-1],
         )
@@ -217,61 +217,23 @@ class Rank:
             numbers = np.append(numbers, np.full(sum(map(len, later)), numbers[-1]))
             extend_rows(block, later)
         mine = RowBlock(block.rows[foreign:], block.extra)
-        shards = await in_thread(self._pools.compute, self._shards_of, mine, numbers)
-        await in_thread(self._pools.compute, self._check_collisions, mine, numbers, shards, listed)
+        shards = await in_thread(self._pools.compute, shards_of, mine.rows, numbers, template=self._template)
+        self._collisions = await in_thread(
+            self._pools.compute,
+            count_collisions,
+            mine.rows,
+            numbers,
+            reaction=self._spec.records.collisions,
+            template=self._template,
+            inputs=[shard.name for shard in listed.shards],
+            report=self._findings.report,
+        )
         return mine, shards
 
     async def _pull_cell(self, rank: int) -> RowBlock:
         """The rows of a later rank that belong to the last own shard."""
         sink = await self._peers.stream(rank, "/v1/cell", sink=lambda: RowsReceiver(has_keys=False))
         return sink.block
-
-    def _rule(self) -> PackingRule:
-        output = self._spec.output
-        if output.shard_size is not None:
-            return PackingRule(Unit.SHARD_SIZE, output.shard_size)
-        if output.records_per_shard is not None:
-            return PackingRule(Unit.RECORDS, output.records_per_shard)
-        return PackingRule(Unit.SHARD_COUNT, output.shard_count or self._template.capacity or 1)
-
-    def _shards_of(self, block: RowBlock, numbers: Index) -> list[OutputShard]:
-        if not len(numbers):
-            return []
-        starts = np.concatenate(([0], np.flatnonzero(np.diff(numbers)) + 1))
-        sizes = np.add.reduceat(block.rows["length"], starts, dtype=np.int64) * BLOCK + END_OF_ARCHIVE
-        members = np.add.reduceat(block.rows["members"], starts, dtype=np.int64)
-        counts = np.diff(np.append(starts, len(numbers)))
-        return [
-            OutputShard(number, self._template.name(number), size, records, inside)
-            for number, size, records, inside in zip(
-                numbers[starts].tolist(), sizes.tolist(), counts.tolist(), members.tolist(), strict=True
-            )
-        ]
-
-    def _check_collisions(
-        self, block: RowBlock, numbers: Index, shards: list[OutputShard], listed: Listed
-    ) -> None:
-        pairs = packing.collisions(block.rows["hash"], numbers)
-        self._collisions = len(pairs)
-        reaction = self._spec.records.collisions
-        if reaction is Reaction.IGNORE:
-            return
-        names = {shard.number: shard.name for shard in shards}
-        for earlier, later in pairs.tolist():
-            finding = Finding(
-                kind="collisions",
-                shard=names[int(numbers[later])],
-                member="",
-                offset=0,
-                detail=f"{_place(block, earlier, listed)} and {_place(block, later, listed)} have the same key; "
-                "readers may merge them",
-            )
-            if reaction is Reaction.ABORT:
-                raise DSortError(
-                    Reason.KEY_COLLISION,
-                    f"output {finding.message}; set spec.records.collisions to Warn or Ignore, or change the packing",
-                )
-            self._findings.report(finding)
 
     async def _plan(self, scanned: Scanned, shards: list[OutputShard]) -> Outcome:
         """Dry run: rank 0 answers with the shards that all ranks would build."""
@@ -397,9 +359,3 @@ class Rank:
             return json.loads(decision)
         body = json.dumps({"rank": self._rank, "report": report}).encode()
         return json.loads(await self._peers.post_json(0, f"/v1/steps/{step}", body))
-
-
-def _place(block: RowBlock, index: int, listed: Listed) -> str:
-    row = block.rows[index]
-    name = listed.shards[int(row["shard"])].name
-    return f"record {int(row['ordinal'])} of {name}"

@@ -197,3 +197,14 @@ async def test_farewell_waits_until_every_rank_has_the_latest_decision(
         third = life(Steps(), pool, tmp_path)
         await third.decide("next", rank=0, report={}, wait=DEADLINE)
         await third.farewell(wait=0.01)  # a rank that stays away is not waited for
+
+
+async def test_a_decision_that_never_reached_the_disk_is_made_again(
+    pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    steps = Steps()
+    before = await ask_all(life(steps, pool, tmp_path))
+    (tmp_path / "sum.json").write_bytes(b"")  # as a machine that stopped may leave it
+    after = await ask_all(life(steps, pool, tmp_path))
+    assert [answer["reports"] for answer in after] == [answer["reports"] for answer in before]
+    assert json.loads((tmp_path / "sum.json").read_bytes()) == after[0]
