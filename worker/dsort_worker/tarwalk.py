@@ -2,7 +2,8 @@
 
 Where members are small the file is read through, a megabyte at a time, and the headers are found among all its blocks by
 their magic; where they are large, a few blocks are read at each place where a header must be. Nothing is decided here: the
-walk follows sizes as they stand and stops where it sees something odd, and whoever takes the batch checks every row.
+walk follows sizes as they stand and stops where it sees something odd, and whoever takes the batch checks every row. Where
+that shows that a payload was taken for a header, or where headers have no magic (V7), the walk goes from one to the next.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _CHUNK: Final = 1 << 20
 _WINDOW: Final = 4096
 _HOPS: Final = 64
 """Windows that are read between two looks at how far apart they lie."""
-_DENSE: Final = 20 << 10
+_DENSE: Final = 9 << 10
 """Bytes from one window to the next, below which reading everything is cheaper than another system call."""
 _STUMBLES: Final = 3
 """Times that what has the magic of a header was none, after which that is not tried again."""
@@ -82,6 +83,7 @@ class Walker:
         self._places: list[Index] = []
         self._pax_rows: list[Index] = []
         self._dense = False
+        self._careful = False
         self._stumbles = 0
 
     def collect(self, place: int) -> Collected:
@@ -91,7 +93,12 @@ class Walker:
         self._pax_rows.clear()
         following: int | None = place
         while following is not None and self._count < self._room:
-            following = self._read_through(following) if self._dense else self._hop(following)
+            if self._dense:
+                following = self._read_through(following)
+            elif self._careful:
+                following = self._follow(following)
+            else:
+                following = self._hop(following)
         return Collected(
             np.concatenate([_NOTHING, *self._places]),
             self._buffers.fields[: self._count],
@@ -103,13 +110,55 @@ class Walker:
     def stumbled(self) -> None:
         """What was collected last were not the headers of the archive: trust their magic less."""
         self._dense = False
+        self._careful = True
         self._stumbles += 1
 
-    def _hop(self, place: int) -> int | None:
-        """Read windows where headers must be. The place that follows, None where the walk stops.
+    def _hop(self, place: int) -> int:
+        """Read windows where headers must be; take what has their magic. The place that follows.
 
-        The outer loop runs for a few headers, the inner one for each: what stands in them is written to be cheap.
+        Each window is followed by the one that the last header in it leads to. The first thing that is no such header is
+        left to `_follow`. The loop runs for a few headers each time: what stands in it is written to be cheap.
         """
+        fd, pread = self._fd, os.pread
+        windows = self._buffers.windows
+        shifts: list[int] = []  # from a block's number in `windows` to its place in the file, for each window
+        counts: list[int] = []
+        begin, filled = place, 0
+        while len(shifts) < _HOPS:
+            data = pread(fd, _WINDOW, place * BLOCK)
+            at = (len(data) & -BLOCK) - BLOCK
+            if at < 0 or data[257:262] != b"ustar":
+                self._careful = True
+                break
+            while data[at + 257 : at + 262] != b"ustar":
+                at -= BLOCK
+            if data[at + _TYPE] == _PAX and at and at + 2 * BLOCK > len(data):
+                end = at  # its data is read together with it, from its own place
+                following = place + (at >> 9)
+            else:
+                blocks = _blocks(data[at + 124 : at + 135], data[at + _TYPE])
+                if not blocks:
+                    self._careful = True
+                    break
+                end = min(at + 2 * BLOCK, len(data) & -BLOCK)
+                following = place + (at >> 9) + blocks
+            windows[filled : filled + end] = data[:end]
+            shifts.append(place - (filled >> 9))
+            counts.append(end >> 9)
+            filled += end
+            place = following
+        if not shifts:
+            return place
+        self._dense = (place - begin) * BLOCK < _DENSE * len(shifts)
+        window_blocks = self._buffers.windowed[: filled // BLOCK]
+        rows = _with_magic(window_blocks)
+        places = rows + np.repeat(shifts, counts)[rows]
+        room = self._room - self._count
+        self._keep(window_blocks, rows[:room], places[:room])
+        return place if len(rows) <= room else int(places[room])
+
+    def _follow(self, place: int) -> int | None:
+        """Go from header to header, by their sizes alone. The place that follows, None where the walk stops."""
         fd, pread = self._fd, os.pread
         windows = self._buffers.windows
         places: list[int] = []
@@ -143,7 +192,8 @@ class Walker:
             counts.append(len(places) - before)
             collected += end
             place += at >> 9
-        self._dense = self._stumbles < _STUMBLES and (place - begin) * BLOCK < _DENSE * len(shifts)
+        self._careful = self._stumbles >= _STUMBLES
+        self._dense = not self._careful and (place - begin) * BLOCK < _DENSE * len(shifts)
         found = np.array(places, dtype=np.int64)
         blocks = self._buffers.windowed[: collected // BLOCK]
         rows = (found + np.repeat(shifts, counts))[: self._room - self._count]
@@ -156,8 +206,7 @@ class Walker:
         """Read a chunk and take what has the magic of a header. The place that follows, None where the walk stops."""
         count = os.preadv(self._fd, [self._buffers.view], place * BLOCK) // BLOCK
         blocks = self._buffers.chunk[:count]
-        magic = blocks.view("<u8")[:, 32] >> np.uint64(8)
-        found = np.flatnonzero((magic & _MAGIC_MASK) == _MAGIC)
+        found = _with_magic(blocks)
         if not len(found) or found[0]:
             self.stumbled()
             return place if count else None
@@ -169,10 +218,10 @@ class Walker:
         elif len(rows) < len(found):
             following = place + int(found[len(rows)])
         else:
-            end = _end(blocks[last].tobytes())
-            following = None if end is None else place + last + end
-            # What has no magic is the end of the archive, or a header that a look at each place will find.
-            self._dense = end is not None and last + end >= count and _still_pays(rows)
+            end = last + _blocks(blocks[last, 124:135].tobytes(), int(blocks[last, _TYPE]))
+            following = place + end if end > last else None
+            # Before the end of the chunk, what follows has no magic: the end of the archive, or what `_follow` will find.
+            self._dense = end >= count and _still_pays(rows)
         self._keep(blocks, rows, rows + place)
         return following
 
@@ -197,15 +246,20 @@ class Walker:
             self._pax = end
 
 
-def _end(block: bytes) -> int | None:
-    """The number of blocks from a header to the next one, None where it does not say."""
-    if block[_TYPE] in WITHOUT_DATA:
+def _with_magic(blocks: U8) -> Index:
+    """The blocks that have the magic of a header."""
+    magic = blocks.view("<u8")[:, 32] >> np.uint64(8)
+    return np.flatnonzero((magic & _MAGIC_MASK) == _MAGIC)
+
+
+def _blocks(size: bytes, kind: int) -> int:
+    """The number of blocks from a header to the next one, by its size field and type; 0 where it does not say."""
+    if kind in WITHOUT_DATA:
         return 1
     try:
-        size = int(block[124:135], 8)
+        return max(0, 1 + (int(size, 8) + BLOCK - 1) // BLOCK)
     except ValueError:
-        return None
-    return 1 + (size + BLOCK - 1) // BLOCK if size >= 0 else None
+        return 0
 
 
 def _still_pays(rows: Index) -> bool:

@@ -20,15 +20,17 @@ from dsort_worker.tarmembers import Scan
 from dsort_worker.tarrecords import MemberLog, assemble
 from tests.support.tarblocks import END, GNU, POSIX, V7, base256, header, long_name, member, padded, pax
 
-WALKS = ["hop", "read through", "small batches", "small chunks"]
+WALKS = ["hop", "follow", "read through", "small batches", "small chunks"]
 
 
 @contextmanager
 def walking(walk: str) -> Iterator[None]:
     """Every way to walk, and batches so small that everything straddles their borders."""
     with pytest.MonkeyPatch.context() as patch:
-        if walk == "hop":
+        if walk in {"hop", "follow"}:
             patch.setattr(tarwalk, "_DENSE", 0)
+        if walk == "follow":
+            patch.setattr(tarwalk.Walker, "_hop", tarwalk.Walker._follow)
         if walk in {"read through", "small chunks"}:
             patch.setattr(tarwalk, "_DENSE", 1 << 40)
             patch.setattr(tarwalk, "_HOPS", 1)
@@ -160,3 +162,27 @@ def test_both_ways_say_the_same_of_a_damaged_archive(
         data[place] ^= flip
     with walking(walk):
         assert scanned(bytes(data), plainly=True) == scanned(bytes(data), plainly=False)
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_both_ways_say_the_same_of_every_cut(walk: str) -> None:
+    parts = [
+        member(b"a.x", b"1" * 700),
+        pax({b"mtime": b"1.5"}) + member(b"a.y", b"2" * 600),
+        member(b"b.x", b"3"),
+    ]
+    data = b"".join(parts) + END
+    with walking(walk):
+        for cut in range(0, len(data), 100):
+            assert scanned(data[:cut], plainly=True) == scanned(data[:cut], plainly=False), cut
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_both_ways_find_a_name_that_stands_again_far_away(walk: str) -> None:
+    many = [b"r.%d" % number for number in range(40)]
+    for names in (many, [*many, b"r.0"], [*many, b"r.39"], [b"r.1", b"r.2", b"r.3", b"r.4", b"r.1"]):
+        data = b"".join(member(name) for name in names) + END
+        with walking(walk):
+            found = scanned(data, plainly=True)
+            assert found == scanned(data, plainly=False)
+        assert found.columns["record's members"] == [len(set(names))]
