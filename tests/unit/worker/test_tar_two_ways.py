@@ -186,3 +186,15 @@ def test_both_ways_find_a_name_that_stands_again_far_away(walk: str) -> None:
             found = scanned(data, plainly=True)
             assert found == scanned(data, plainly=False)
         assert found.columns["record's members"] == [len(set(names))]
+
+
+@pytest.mark.parametrize("walk", WALKS)
+@pytest.mark.parametrize(
+    "odd",
+    [member(b"d/", kind=b"\x00"), member(b"d/e.f/"), pax({b"mtime": b"1"}) + pax({b"path": b"p.x"}) + member(b"q.x"),
+     pax({b"path": b"p.x"}) + pax({b"mtime": b"1"}) + member(b"q.x"), long_name(b"l.x") + pax({b"uid": b"1"}) + member(b"q.x")],
+)  # fmt: skip
+def test_both_ways_see_what_only_looks_plain(walk: str, odd: bytes) -> None:
+    data = member(b"a.x") + odd + member(b"b.x") + END
+    with walking(walk):
+        assert scanned(data, plainly=True) == scanned(data, plainly=False)
