@@ -67,7 +67,9 @@ def check_same_bytes(
         manifest = job(
             mixed[0].parent, target, order=ORDERS[order], output=rule, records={"collisions": "Ignore"}
         )
-        house.run(manifest, workers=ranks, network=network, memory=memory)
+        assert (
+            house.run(manifest, workers=ranks, network=network, memory=memory).result["state"] == "Complete"
+        )
         assert contents(target) == expected, f"{ranks} ranks, network {network}, budget {memory}"
         manifests.append(comparable(target))
     assert all(manifest == manifests[0] for manifest in manifests)

@@ -78,11 +78,11 @@ def test_item_1_any_small_job_writes_what_the_reference_says(
             for number, (items, dialect) in enumerate(archives)
         ]
         records = {"duplicates": reaction, "collisions": reaction}
-        house.run(
+        _ = house.run(
             job(work / "in", work / "out", order=order, output=packing, records=records),
             workers=ranks,
             network=network,
-        )
+        ).result  # fails unless it is complete
         assert contents(work / "out") == expected_shards(paths, order=order, output=packing, names=7)
         names = list(shards_in(work / "out"))
         template = "part-%d.tar" if "name" in packing else "out-%06d.tar"
