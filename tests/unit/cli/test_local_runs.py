@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 DSORT = [sys.executable, "-P", "-m", "dsort_cli"]
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 @pytest.fixture
