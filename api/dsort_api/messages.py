@@ -31,6 +31,8 @@ class JobDefinition(_Message):
     name: str
     spec: DSortJobSpec
     ranks: int = Field(ge=1)
+    fingerprint: str = ""
+    """Of the spec and the inputs as whoever started the job listed them, where the id comes of it; rank 0's listing must agree."""
 
 
 class Peer(_Message):

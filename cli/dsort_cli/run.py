@@ -101,11 +101,12 @@ def _run(job: DSortJob, command: _Command) -> int:
     inputs = resolve(spec.input.url, volumes, field="spec.input.url")
     output = resolve(spec.output.url, volumes, field="spec.output.url")
     listing = take_listing(spec.input, root=inputs)
-    job_id = job_fingerprint(spec, listing.shards)[:_ID_DIGITS]
+    fingerprint = job_fingerprint(spec, listing.shards)
+    job_id = fingerprint[:_ID_DIGITS]
     folder = None if spec.dry_run else claim(output, job_id)
     keep = True  # what is staged, unless the end says otherwise
     try:
-        runner = _start_ranks(job, command, job_id=job_id, folder=folder)
+        runner = _start_ranks(job, command, fingerprint=fingerprint, folder=folder)
         command.reporter.started(job_id, name=job.metadata.name, ranks=runner.ranks, output=output)
         end = _drive(runner)
         command.nursery.close()  # before anything is removed: nobody writes there any more
@@ -124,13 +125,19 @@ def _run(job: DSortJob, command: _Command) -> int:
             folder.release(keep=keep)
 
 
-def _start_ranks(job: DSortJob, command: _Command, *, job_id: str, folder: JobFolder | None) -> LocalRun:
+def _start_ranks(job: DSortJob, command: _Command, *, fingerprint: str, folder: JobFolder | None) -> LocalRun:
     """Ask the nursery for every rank; what drives them is imported while they start."""
     from dsort_api.messages import JobDefinition
 
     spec, options, nursery = job.spec, command.options, command.nursery
     ranks = options.workers or spec.workers.count or 1
-    definition = JobDefinition(id=job_id, name=job.metadata.name, spec=spec, ranks=ranks)
+    definition = JobDefinition(
+        id=fingerprint[:_ID_DIGITS],
+        name=job.metadata.name,
+        spec=spec,
+        ranks=ranks,
+        fingerprint=fingerprint,
+    )
     job_fd = os.memfd_create("dsort-job", os.MFD_CLOEXEC)
     _write_all(job_fd, definition.model_dump_json(by_alias=True, exclude_none=True).encode())
     token = os.urandom(24).hex()

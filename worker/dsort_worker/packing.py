@@ -132,10 +132,8 @@ def _continuation(ranges: Sequence[CellRange], rank: int) -> tuple[int, ...]:
         if not ranges[other].count:
             continue
         if ranges[other].first != last:
-            break
+            break  # as is every rank after one that goes on past this cell
         later.append(other)
-        if ranges[other].last != last:
-            break
     return tuple(later)
 
 

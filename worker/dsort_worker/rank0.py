@@ -65,6 +65,13 @@ class RankZero:
         if manifest is not None:
             return steps.listed_document(Listed((), (), (0,) * (len(reports) + 1), manifest))
         listing = take_listing(self._spec.input, root=self._input_root)
+        expected = self._job.fingerprint
+        if expected and expected != job_fingerprint(self._spec, listing.shards):
+            # What is staged under this job's id belongs to the inputs as they were.
+            raise DSortError(
+                Reason.INPUT_CHANGED,
+                f"{self._spec.input.url} changed while the job started; run the job again",
+            )
         if self._spec.input.missing_shards is Reaction.WARN:
             for name in listing.missing:
                 self._findings.report(Finding("missingShards", name, "", 0, "is missing"))

@@ -12,7 +12,7 @@ import pytest
 from dsort_api.manifest import Manifest
 from dsort_api.messages import JobDefinition
 from dsort_api.reasons import DSortError, Reason
-from dsort_api.spec import DSortJobSpec
+from dsort_api.spec import DSortJobSpec, job_fingerprint
 from dsort_worker import steps
 from dsort_worker.findings import FindingsLog
 from dsort_worker.rank0 import RankZero
@@ -30,7 +30,9 @@ class House:
         make_shards(self.input, shards=3, records=4)
         self.names = sorted(os.listdir(self.input))
 
-    def life(self, *, epoch: str = "e1", output_url: str | None = None, **parts: Any) -> RankZero:
+    def life(
+        self, *, epoch: str = "e1", output_url: str | None = None, fingerprint: str = "", **parts: Any
+    ) -> RankZero:
         output = {"url": output_url or f"file://{self.output}", "name": "o-{0..3}", "records_per_shard": 4}
         spec = DSortJobSpec.model_validate(
             {"input": {"url": f"file://{self.input}"}, "output": output, **parts}
@@ -41,7 +43,7 @@ class House:
         self.state = RankState(rank=0, epoch=epoch)
         findings = FindingsLog(self.state, path=None, folder=root)
         return RankZero(
-            JobDefinition(id="job", name="shuffle", spec=spec, ranks=2),
+            JobDefinition(id="job", name="shuffle", spec=spec, ranks=2, fingerprint=fingerprint),
             staging=self.staging,
             input_root=str(self.input),
             output_root=root,
@@ -125,6 +127,17 @@ def test_missing_shards_are_named_when_that_is_wanted(house: House, reaction: st
     assert [notice.message for notice in house.state.observed().warnings] == [
         f"shard gone-{number}.tar: is missing" for number in range(named)
     ]
+
+
+def test_inputs_that_changed_while_the_job_started_end_it(house: House) -> None:
+    """What is staged under the id belongs to the inputs as they were; a manifest of others would not be known as the job's."""
+    zero = house.life()
+    root = zero.decides()[steps.LIST]([{}, {}])
+    expected = job_fingerprint(zero._spec, steps.read_listed(root).shards)
+    house.listed(house.life(fingerprint=expected))
+    (house.input / house.names[0]).unlink()
+    error = refused(house.life(fingerprint=expected), steps.LIST, [{}, {}])
+    assert error.reason is Reason.INPUT_CHANGED
 
 
 def test_too_few_names_are_told_before_anything_is_written(house: House) -> None:
