@@ -194,11 +194,23 @@ def test_outputs_that_equal_inputs_are_refused(
     if alias == "symbolic link":
         target = tmp_path / "link"
         target.symlink_to(folder)
-    output = {"name": "in-{0000..0004}", "shardCount": 5}
-    run = house.run(job(folder, target, order={"kind": "Shuffle"}, output=output), workers=2, check=False)
+    parts = {
+        "input": {"shards": sorted(before)},
+        "order": {"kind": "Shuffle"},
+        "output": {"name": "in-{0000..0004}", "shardCount": 5},
+    }
+    run = house.run(job(folder, target, **parts), workers=2, check=False)
     assert run.code == EXIT_CODES[Reason.OUTPUT_EXISTS]
     assert "input" in run.error
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_output_among_inputs_that_are_not_named_is_refused(house: House, source: Path) -> None:
+    before = left_in(source)
+    run = house.run(job(source, source / "out", output={"name": "a-%d", "shardCount": 2}))
+    assert run.code == EXIT_CODES[Reason.INVALID_SPEC]
+    assert "spec.output.url" in run.error
+    assert left_in(source) == before
 
 
 def test_the_result_of_another_job_is_not_overwritten(house: House, source: Path, tmp_path: Path) -> None:

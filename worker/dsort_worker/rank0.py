@@ -61,6 +61,7 @@ class RankZero:
         }
 
     def _list(self, reports: Sequence[Document]) -> Document:
+        self._refuse_outputs_as_inputs()
         manifest = None if self._spec.dry_run else self._completed_before()
         if manifest is not None:
             return steps.listed_document(Listed((), (), (0,) * (len(reports) + 1), manifest))
@@ -76,6 +77,18 @@ class RankZero:
             for name in listing.missing:
                 self._findings.report(Finding("missingShards", name, "", 0, "is missing"))
         return steps.listed_document(self._pinned(listing, len(reports)))
+
+    def _refuse_outputs_as_inputs(self) -> None:
+        """Without `shards` every archive below the input is read: the next run would read what this one wrote."""
+        if self._spec.input.shards:
+            return
+        inputs, outputs = os.path.realpath(self._input_root), os.path.realpath(self._output_root)
+        if os.path.commonpath([inputs, outputs]) == inputs:
+            raise DSortError(
+                Reason.INVALID_SPEC,
+                f"spec.output.url: {self._spec.output.url} lies in spec.input.url, of which every archive is read; "
+                "name the inputs in spec.input.shards, or choose an output outside",
+            )
 
     def _pinned(self, listing: Listing, ranks: int) -> Listed:
         first = steps.assign([shard.size for shard in listing.shards], ranks=ranks)

@@ -29,13 +29,14 @@ class House:
         self.input.mkdir()
         make_shards(self.input, shards=3, records=4)
         self.names = sorted(os.listdir(self.input))
+        self.entries: list[str] = []
 
     def life(
         self, *, epoch: str = "e1", output_url: str | None = None, fingerprint: str = "", **parts: Any
     ) -> RankZero:
         output = {"url": output_url or f"file://{self.output}", "name": "o-{0..3}", "records_per_shard": 4}
         spec = DSortJobSpec.model_validate(
-            {"input": {"url": f"file://{self.input}"}, "output": output, **parts}
+            {"input": {"url": f"file://{self.input}", "shards": self.entries}, "output": output, **parts}
         )
         root = (output_url or f"file://{self.output}").removeprefix("file://")
         self.staging = Staging(root, job="job", epoch=epoch)
@@ -163,10 +164,19 @@ def test_own_shards_of_an_earlier_life_are_no_obstacle(house: House) -> None:
 
 
 def test_an_input_is_never_an_output(house: House) -> None:
+    house.entries = house.names
     output = {"url": f"file://{house.input}", "name": house.names[0].removesuffix(".tar"), "shard_count": 1}
     zero = house.listed(house.life(output_url=f"file://{house.input}", output=output))
     error = refused(zero, steps.NUMBER, cells(1, 0))
     assert f"{house.names[0]} is an input of this job" in error.message
+
+
+@pytest.mark.parametrize("below", ["", "/deeper/out"])
+def test_an_output_in_an_input_of_which_all_is_read_is_refused(house: House, below: str) -> None:
+    zero = house.life(output_url=f"file://{house.input}{below}")
+    error = refused(zero, steps.LIST, [{}, {}])
+    assert error.reason is Reason.INVALID_SPEC
+    assert "spec.output.url" in error.message
 
 
 def test_a_dry_run_looks_at_no_output(house: House) -> None:
