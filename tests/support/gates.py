@@ -27,7 +27,7 @@ class Gate:
         self.folder.mkdir()
         for pipe in ("reached", "go"):
             os.mkfifo(self.folder / pipe)
-        # As long as this end is open a reader waits; it need not be there yet when it is closed.
+        # As long as this end is open a reader waits; the rank opens its own end before it says that it is there.
         self._go = os.open(self.folder / "go", os.O_RDWR)
 
     @property

@@ -26,10 +26,11 @@ def _install(gate: dict[str, Any]) -> None:
             os.close(os.open(os.path.join(folder, "taken"), os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return
-        with open(os.path.join(folder, "reached"), "w", encoding="ascii") as pipe:
-            pipe.write(str(os.getpid()))
-        with contextlib.suppress(OSError), open(os.path.join(folder, "go"), "rb") as pipe:
-            pipe.read()
+        # First the way on: who opened a pipe after its last writer has closed it would wait for ever.
+        with contextlib.suppress(OSError), open(os.path.join(folder, "go"), "rb") as go:
+            with open(os.path.join(folder, "reached"), "w", encoding="ascii") as pipe:
+                pipe.write(str(os.getpid()))
+            go.read()
 
     def enter(self: state.RankState, phase: Any, counters: Any = None) -> None:
         mine[:] = [self.rank]
