@@ -17,7 +17,6 @@ from dsort_api.reasons import Reason
 from dsort_cli import decide as policy
 from dsort_cli.board import Board, RankProcess
 from dsort_cli.drive import FINAL, ControlClient, Link
-from dsort_cli.signals import ENDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,8 +85,8 @@ class LocalRun:
         self._hurry = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_reader(self.nursery, self._on_event)
-        for number in ENDING:
-            loop.add_signal_handler(number, self._on_signal, number)
+        # Called within the signal's handler: this wakes the loop, which may be waiting, too.
+        self.signals.listener = lambda number: loop.call_soon_threadsafe(self._on_signal, number)
         if self.signals.received:
             self._end_by(self.signals.received[0])
         try:
@@ -104,9 +103,7 @@ class LocalRun:
                 self._show_warnings()
                 return self._end(failure)
         finally:
-            for number in ENDING:
-                loop.remove_signal_handler(number)
-            self.signals.note()
+            self.signals.listener = None
             loop.remove_reader(self.nursery)
 
     async def _steer(self) -> Failure | None:
@@ -235,7 +232,6 @@ class LocalRun:
             self._board.changed.set()
 
     def _on_signal(self, number: int) -> None:
-        self.signals.received.append(number)
         if len(self.signals.received) > 1:
             self._hurry.set()
         self._end_by(number)

@@ -31,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:
-            code = _with_nursery(given) if _starts_ranks(given) else _run(given, None)
+            code = (
+                _with_nursery(given, stays=arguments is not None)
+                if _starts_ranks(given)
+                else _run(given, None)
+            )
         except KeyboardInterrupt:
             code = EXIT_SIGINT
         sys.stdout.flush()
@@ -49,11 +53,12 @@ def _starts_ranks(arguments: Sequence[str]) -> bool:
     return bool(arguments) and arguments[0] in _STARTS_RANKS and not {"-h", "--help"} & set(arguments)
 
 
-def _with_nursery(arguments: Sequence[str]) -> int:
+def _with_nursery(arguments: Sequence[str], *, stays: bool) -> int:
+    """`stays`: the process goes on after the command."""
     from dsort_cli.processes import Nursery
     from dsort_cli.signals import Signals
 
-    with Signals() as signals:
+    with Signals(give_back=stays) as signals:
         nursery = Nursery()
         try:
             return _run(arguments, (nursery, signals))

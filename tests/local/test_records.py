@@ -103,8 +103,8 @@ def test_case_9_duplicates_are_counted_and_the_last_copy_wins(
     run = house.run(manifest, workers=workers)
     if reaction == "Abort":
         assert run.code == 7
-        assert "0.tar" in run.error
-        assert "k000.a" in run.error
+        culprits = [("0.tar", "k000.a"), ("1.tar", "n000.a")][:workers]  # each rank scans a shard of its own
+        assert any(shard in run.error and member in run.error for shard, member in culprits)
         return
     counts = manifest_of(tmp_path / "out")["counts"]
     assert (counts["duplicates"], counts["membersLeftOut"]) == (50, 50)
