@@ -15,7 +15,7 @@ from dsort_cli.decide import RankView
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dsort_cli.drive import Link
+    from dsort_operator.control import Link
 
 MOST_WARNINGS = 20
 """Warnings shown by name; all of them are in files beside the output."""

@@ -16,7 +16,7 @@ from dsort_api.messages import Failure, Observed, Outcome, Stop
 from dsort_api.reasons import Reason
 from dsort_cli import decide as policy
 from dsort_cli.board import Board, RankProcess
-from dsort_cli.drive import FINAL, ControlClient, Link
+from dsort_operator.control import FINAL, ControlClient, Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable

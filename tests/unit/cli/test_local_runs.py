@@ -21,7 +21,7 @@ import pytest
 from dsort_api.messages import Phase
 from dsort_api.reasons import EXIT_CODES, Reason
 from dsort_cli.board import Board, RankProcess
-from dsort_cli.drive import ControlClient, Link
+from dsort_operator.control import ControlClient, Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

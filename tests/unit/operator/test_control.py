@@ -13,7 +13,7 @@ from aiohttp import web
 from dsort_api.messages import Desired, Observed, Peer, PeerTable, Phase, Stop
 from dsort_api.reasons import Reason
 from dsort_cli.board import Board, RankProcess
-from dsort_cli.drive import ControlClient, Link
+from dsort_operator.control import ControlClient, Link
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
