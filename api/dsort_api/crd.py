@@ -23,7 +23,9 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from dsort_api import quantity, urls
-from dsort_api.spec import GROUP, LARGEST_QUANTITY, LEAST_BUDGET, VERSION, DSortJobSpec
+from dsort_api.fields import LARGEST_QUANTITY
+from dsort_api.labels import GROUP
+from dsort_api.spec import LEAST_BUDGET, VERSION, DSortJobSpec
 from dsort_api.status import DSortJobStatus
 
 PLURAL: Final = "dsortjobs"

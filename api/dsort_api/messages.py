@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dsort_api.labels import MOST_LANES
 from dsort_api.manifest import Counts
 from dsort_api.reasons import Reason
 from dsort_api.spec import DSortJobSpec
@@ -24,13 +25,17 @@ class _Message(BaseModel):
 
 
 class JobDefinition(_Message):
-    """What a rank is started with. id: the resource's uid, or the job's fingerprint; ranks: their number, 1 or more."""
+    """What a rank is started with. id: the resource's uid, or the job's fingerprint; ranks: their number, 1 or more.
+
+    lanes: ranks in each pod; pod i has the ranks from i * lanes on.
+    """
 
     protocol: int = PROTOCOL
     id: str
     name: str
     spec: DSortJobSpec
     ranks: int = Field(ge=1)
+    lanes: int = Field(default=1, ge=1, le=MOST_LANES)
     fingerprint: str = ""
     """Of the spec and the inputs as whoever started the job listed them, where the id comes of it; rank 0's listing must agree."""
 

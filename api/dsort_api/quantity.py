@@ -1,7 +1,7 @@
 """Quantities of bytes as Kubernetes writes them: 256Mi, 1Gi, 500k, 1e6, 1048576.
 
 The grammar is that of k8s.io/apimachinery/pkg/api/resource: a signed decimal number, then a binary suffix (Ki to Ei), a
-decimal suffix (n u m k M G T P E) or a decimal exponent. Here a quantity must be a whole number of bytes.
+decimal suffix (n u m k M G T P E) or a decimal exponent. A quantity of bytes must be a whole number of them.
 """
 
 from __future__ import annotations
@@ -32,15 +32,29 @@ def parse_quantity(value: str | int) -> int:
     """Bytes of a quantity. Raises ValueError that names the text when it is none, or no whole number of bytes."""
     if isinstance(value, int):
         return value
-    match = _QUANTITY.fullmatch(value) if len(value) <= LONGEST else None
-    if match is None:
+    result = _parse(value)
+    if result is None:
         raise ValueError(f"{value!r} is not a quantity of bytes such as 256Mi, 1G or 1048576")
-    number, suffix = match.groups()
-    factor = Decimal(1) if suffix is None else _FACTORS.get(suffix) or Decimal(f"1{suffix}")
-    result = _EXACT.multiply(Decimal(number), factor)
     if result != int(result):
         raise ValueError(f"{value!r} is not a whole number of bytes")
     return int(result)
+
+
+def parse_amount(value: str | int) -> Decimal:
+    """The number that a quantity of any resource stands for: 500m is 0.5. Raises ValueError that names the text."""
+    result = Decimal(value) if isinstance(value, int) else _parse(value)
+    if result is None:
+        raise ValueError(f"{value!r} is not a quantity such as 500m, 2Gi or 1")
+    return result
+
+
+def _parse(text: str) -> Decimal | None:
+    match = _QUANTITY.fullmatch(text) if len(text) <= LONGEST else None
+    if match is None:
+        return None
+    number, suffix = match.groups()
+    factor = Decimal(1) if suffix is None else _FACTORS.get(suffix) or Decimal(f"1{suffix}")
+    return _EXACT.multiply(Decimal(number), factor)
 
 
 def format_bytes(size: float) -> str:

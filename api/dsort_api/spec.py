@@ -16,33 +16,30 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    Strict,
     ValidationError,
     ValidationInfo,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
-from pydantic.alias_generators import to_camel
 
-from dsort_api.problems import describe, shown, sift, summary
-from dsort_api.quantity import parse_quantity
+from dsort_api.fields import Entry, Flag, Lazily, Part, Quantity, Url, Whole
+from dsort_api.labels import MOST_LANES
+from dsort_api.podtemplate import PodTemplate
+from dsort_api.problems import describe, sift, summary
 from dsort_api.reasons import DSortError, Reason
-from dsort_api.templates import OutputTemplate, parse_input
-from dsort_api.urls import LONGEST_URL, check_url
+from dsort_api.templates import OutputTemplate
 
-GROUP: Final = "dsort.dev"
 VERSION: Final = "v1alpha1"
 LEAST_BUDGET: Final = 64 << 20
 DEFAULT_BUDGET: Final = 512 << 20
 MOST_ENTRIES: Final = 16384
-LONGEST_ENTRY: Final = 1024
-LARGEST_QUANTITY: Final = 1 << 62
+LONGEST_MANAGER: Final = 63
+MANAGER: Final = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9._~/]*[A-Za-z0-9])?$"
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LONGEST_NAME: Final = 253
+_MANAGER: Final = re.compile(MANAGER.strip("^$"))
 
 
 class PinnedInput(NamedTuple):
@@ -70,18 +67,11 @@ class OrderKind(StrEnum):
     SHUFFLE = "Shuffle"
 
 
-def _to_bytes(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{shown(value)} is not a quantity of bytes such as 256Mi")  # noqa: TRY004 - pydantic reports ValueError
-    size = parse_quantity(value)
-    if not 1 <= size <= LARGEST_QUANTITY:
-        raise ValueError(f"{shown(value)} is not between 1 byte and 4Ei")
-    return size
+class Placement(StrEnum):
+    """How worker pods are spread."""
 
-
-def _is_entry(value: str) -> str:
-    parse_input(value)
-    return value
+    ONE_PER_NODE = "OnePerNode"
+    COUNT = "Count"
 
 
 def _least_budget(value: int) -> int:
@@ -90,23 +80,13 @@ def _least_budget(value: int) -> int:
     return value
 
 
-Whole = Annotated[int, Strict()]
-"""A number that is one in the manifest, too: the API server takes no "42", 42.0 or true for it, and neither do we."""
-Flag = Annotated[bool, Strict()]
-Quantity = Annotated[
-    int, BeforeValidator(_to_bytes), WithJsonSchema({"x-kubernetes-int-or-string": True}, mode="validation")
-]
-"""Bytes; written as a number or a Kubernetes quantity."""
-Url = Annotated[str, Field(max_length=LONGEST_URL), AfterValidator(check_url)]
-Entry = Annotated[str, Field(max_length=LONGEST_ENTRY), AfterValidator(_is_entry)]
+def _is_manager(value: str) -> str:
+    if _MANAGER.fullmatch(value) is None:
+        raise ValueError(f"{value!r} is not the name of a controller, such as example.com/controller")
+    return value
 
 
-class _Part(BaseModel):
-    # Not defer_build: the process that ranks are forked from builds the validators once for all of them.
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
-
-
-class Input(_Part):
+class Input(Part):
     """What to read."""
 
     url: Url = Field(description="Folder of the input shards: pvc://claim/path, or file:///path.")
@@ -122,7 +102,7 @@ class Input(_Part):
     )
 
 
-class Output(_Part):
+class Output(Part):
     """What to write. At most one of shardSize, recordsPerShard and shardCount."""
 
     url: Url = Field(
@@ -170,7 +150,7 @@ class Output(_Part):
         return self
 
 
-class Order(_Part):
+class Order(Part):
     """In which order records are written. Ties stay in the order of the input."""
 
     kind: OrderKind = Field(
@@ -195,7 +175,7 @@ class Order(_Part):
         return value
 
 
-class RecordReactions(_Part):
+class RecordReactions(Part):
     """What to do about records and shards that are not as they should be: Abort, Warn or Ignore."""
 
     duplicates: Reaction = Field(
@@ -218,15 +198,49 @@ class RecordReactions(_Part):
     )
 
 
-class Workers(_Part):
-    """How many ranks work on the job. The output does not depend on it."""
+class Workers(Part):
+    """How many ranks work on the job, and where. The output does not depend on it."""
 
+    placement: Placement | None = Field(
+        default=None,
+        description="OnePerNode: a pod on each node that matches the template's nodeSelector. Count: as many pods as count says. "
+        "When not given: Count with a count, OnePerNode without.",
+    )
     count: Annotated[Whole, Field(ge=1, le=1024)] | None = Field(
-        default=None, description="Number of ranks; 1 when not given."
+        default=None, description="Number of worker pods, with Count."
+    )
+    lanes: Annotated[Whole, Field(ge=1, le=MOST_LANES)] = Field(
+        default=1,
+        description="Ranks in each pod, each a process of its own: to use more than one core of a node.",
+    )
+    short_circuit: Flag = Field(
+        default=True,
+        description="Whether a rank reads the input shards that it can open by itself. If not, all payload comes from the rank that "
+        "scanned the shard, through the network.",
+    )
+    scratch_size_limit: Quantity | None = Field(
+        default=None, description="Size limit of a pod's scratch volume (an emptyDir), as a quantity: 10Gi."
+    )
+    template: Annotated[PodTemplate, Lazily(PodTemplate)] | None = Field(
+        default=None,
+        description="What else to say about the worker pods. Nothing, when the job is run on one machine.",
     )
 
+    @model_validator(mode="after")
+    def _placement_fits_count(self) -> Workers:
+        if self.placement is Placement.COUNT and self.count is None:
+            raise ValueError("placement Count needs a count")
+        if self.placement is Placement.ONE_PER_NODE and self.count is not None:
+            raise ValueError("placement OnePerNode and a count exclude each other; keep one")
+        return self
 
-class Memory(_Part):
+    @property
+    def one_per_node(self) -> bool:
+        """Whether there is to be a pod on each matching node."""
+        return self.count is None
+
+
+class Memory(Part):
     """How much memory a rank may use. The output does not depend on it."""
 
     budget: Annotated[Quantity, AfterValidator(_least_budget)] | None = Field(
@@ -240,7 +254,7 @@ class Memory(_Part):
         return self.budget or DEFAULT_BUDGET
 
 
-class DSortJobSpec(_Part):
+class DSortJobSpec(Part):
     """The job."""
 
     input: Input = Field(description="What to read.")
@@ -256,7 +270,28 @@ class DSortJobSpec(_Part):
         default=6, description="How often ranks that died are started again before the job fails."
     )
     active_deadline_seconds: Annotated[Whole, Field(ge=1, le=1 << 31)] | None = Field(
-        default=None, description="Seconds after which the job fails with DeadlineExceeded."
+        default=None,
+        description="Seconds after which the job fails with DeadlineExceeded. Time in suspension does not count.",
+    )
+    start_deadline_seconds: Annotated[Whole, Field(ge=1, le=1 << 31)] = Field(
+        default=600,
+        description="Seconds in which all worker pods must have started; if not, all are released, and tried again later.",
+    )
+    ttl_seconds_after_finished: Annotated[Whole, Field(ge=0, le=1 << 31)] | None = Field(
+        default=None,
+        description="Seconds after its end when the job is deleted. Its results stay. When not given: never.",
+    )
+    suspend: Flag = Field(
+        default=False,
+        description="Hold the job: its pods are ended, and what is done is kept. False lets it go on.",
+    )
+    abort: Flag = Field(
+        default=False,
+        description="End the job with Aborted, and take back what it has written. This cannot be undone.",
+    )
+    managed_by: Annotated[str, Field(max_length=LONGEST_MANAGER), AfterValidator(_is_manager)] | None = Field(
+        default=None,
+        description="The controller that looks after the job. Any other than dsort.dev/operator: this operator leaves it alone.",
     )
 
 
@@ -276,7 +311,7 @@ class ObjectMeta(BaseModel):
         return value
 
 
-class DSortJob(_Part):
+class DSortJob(Part):
     """A DSortJob resource. status is handed on as it came: nothing is decided by it."""
 
     api_version: Literal["dsort.dev/v1alpha1"]

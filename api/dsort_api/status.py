@@ -1,13 +1,44 @@
-"""The status of a DSortJob: what `kubectl get` and `kubectl describe` show. Written by the operator, never read back by it."""
+"""The status of a DSortJob: what `kubectl get` and `kubectl describe` show.
+
+Written by the operator, once per look at the job. It reads times and verdicts back (when the job started, that it failed),
+never how far it is: that is for the workers to say.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from dsort_api.messages import Phase
+
+MOST_ABNORMAL_RANKS: Final = 10
+
+
+class ConditionType(StrEnum):
+    """Types of conditions. The job has ended when COMPLETE or FAILED is True."""
+
+    SUSPENDED = "Suspended"
+    WORKERS_READY = "WorkersReady"
+    THROTTLED = "Throttled"
+    FAILURE_TARGET = "FailureTarget"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class State(StrEnum):
+    """The job in one word."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    STOPPING = "Stopping"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
 
 
 class _Part(BaseModel):
@@ -46,23 +77,79 @@ class JobProgress(_Part):
     shards_total: int = Field(default=0, description="Shards that the current phase has to deal with.")
 
 
+class PlanSummary(_Part):
+    """What a dry run found: what the job would write."""
+
+    shards: int = Field(description="Output shards.")
+    records: int = Field(description="Records in them.")
+    bytes: int = Field(description="Bytes of the shards' files.")
+
+
+class AbnormalRank(_Part):
+    """A rank that is not as it should be."""
+
+    rank: int = Field(description="Number of the rank.")
+    pod: str = Field(default="", description="Name of its pod, where it has one.")
+    reason: Annotated[str, Field(max_length=1024)] = Field(description="What is wrong with it, in one word.")
+    message: Annotated[str, Field(max_length=1024)] = Field(
+        default="", description="What is wrong with it, in one line."
+    )
+
+
 class DSortJobStatus(_Part):
     """What became of the job so far."""
 
     observed_generation: int | None = Field(
         default=None, description="metadata.generation that this status speaks of."
     )
+    state: State | None = Field(default=None, description="The job in one word.")
     phase: Phase | None = Field(
         default=None, description="Phase of the job: that of its slowest rank, or how it ended."
     )
     ranks: int | None = Field(
         default=None, description="Ranks that work on the job; fixed at its first start."
     )
+    ranks_ready: int | None = Field(default=None, description="Ranks that answer.")
+    ready: str | None = Field(default=None, description="ranksReady of ranks, for people: 2/2.")
     progress: JobProgress | None = Field(default=None, description="How far the current phase is.")
+    records_in: int | None = Field(default=None, description="Records read from the input.")
+    records_out: int | None = Field(default=None, description="Records written to the output.")
+    bytes_in: int | None = Field(default=None, description="Bytes of the records read.")
+    bytes_out: int | None = Field(default=None, description="Bytes of the records written.")
+    throughput: int | None = Field(default=None, description="Payload bytes written per second, at last.")
+    rate: str | None = Field(default=None, description="throughput, for people: 1.20 GiB/s.")
+    seed: int | None = Field(default=None, description="Seed of the shuffle.")
+    plan: PlanSummary | None = Field(default=None, description="With dryRun: what the job would write.")
+    manifest: str | None = Field(default=None, description="Where the manifest of the output is.")
+    abnormal_ranks: Annotated[list[AbnormalRank], Field(max_length=MOST_ABNORMAL_RANKS)] = Field(
+        default_factory=list, description="Ranks that are not as they should be, the first ten."
+    )
     start_time: AwareDatetime | None = Field(default=None, description="When the first rank was started.")
     completion_time: AwareDatetime | None = Field(
         default=None, description="When the job ended, in success or failure."
     )
+    active_seconds: int | None = Field(
+        default=None, description="Seconds that the job had been active when it was suspended last."
+    )
     conditions: list[Condition] = Field(
         default_factory=list, description="Conditions of the job, one of a type."
     )
+
+
+def load_status(document: object) -> DSortJobStatus:
+    """A status as the API server has it. Another operator may have written it, or a person: what is not understood, a field
+    or a single condition, is left out. Never raises.
+    """
+    if not isinstance(document, Mapping):
+        return DSortJobStatus()
+    kept: dict[str, Any] = dict(document)
+    while True:
+        try:
+            return DSortJobStatus.model_validate(kept)
+        except ValidationError as error:
+            name, *below = error.errors(include_url=False, include_input=False)[0]["loc"]
+            if name == "conditions" and below:
+                at = int(below[0])
+                kept["conditions"] = [one for place, one in enumerate(kept["conditions"]) if place != at]
+            else:
+                del kept[str(name)]

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from dsort_api.fields import LONGEST_ENTRY
 from dsort_api.reasons import DSortError, Reason
-from dsort_api.spec import LONGEST_ENTRY, MOST_ENTRIES, load_job
+from dsort_api.spec import MOST_ENTRIES, load_job
 from dsort_api.urls import LONGEST_URL
 
 
