@@ -139,7 +139,7 @@ class LocalRun:
                 message=f"spec.activeDeadlineSeconds: not complete after {now - self.began:.0f} seconds",
             )
         if self.nursery.ended():
-            self._nursery_failed("")
+            self._nursery_failed()
         for process in self._board.running():
             patience = self.bounds.silence if process.link else self.bounds.ready
             if now - process.heard > patience:
@@ -192,18 +192,17 @@ class LocalRun:
                 process.following = self._group.create_task(self._follow(process.link))
             case "ended" if process is not None and process.pid == event.pid:
                 self._group.create_task(self._settle(process, event.code))
-            case "failed" | "gone":
-                self._nursery_failed(event.text)
+            case "gone":
+                self._nursery_failed()
             case _:
-                pass  # the imports are done, or it is about a process that was replaced
+                pass  # it is about a process that was replaced
         self._board.changed.set()
 
-    def _nursery_failed(self, text: str) -> None:
+    def _nursery_failed(self) -> None:
         asyncio.get_running_loop().remove_reader(self.nursery)
         if self._ending is None:
-            why = f"cannot start: {text}" if text else "ended unexpectedly"
             self._ending = Failure(
-                reason=Reason.INTERNAL, message=f"the process that ranks are forked from {why}"
+                reason=Reason.INTERNAL, message="the process that ranks are forked from ended unexpectedly"
             )
         for process in self._board.running():
             process.exit_code = 1  # the kernel kills the ranks of a nursery that is gone

@@ -14,10 +14,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from dsort_cli.processes import Nursery
     from dsort_cli.signals import Signals
 
-_STARTS_RANKS = frozenset({"run", "plan"})
+_RUN_A_JOB = frozenset({"run", "plan"})
 
 MOST_RANKS = 1024
 """As `spec.workers.count` allows."""
@@ -32,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             code = (
-                _with_nursery(given, stays=arguments is not None)
-                if _starts_ranks(given)
-                else _run(given, None)
+                _with_signals(given, stays=arguments is not None) if _runs_a_job(given) else _run(given, None)
             )
         except KeyboardInterrupt:
             code = EXIT_SIGINT
@@ -49,24 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _starts_ranks(arguments: Sequence[str]) -> bool:
-    return bool(arguments) and arguments[0] in _STARTS_RANKS and not {"-h", "--help"} & set(arguments)
+def _runs_a_job(arguments: Sequence[str]) -> bool:
+    return bool(arguments) and arguments[0] in _RUN_A_JOB and not {"-h", "--help"} & set(arguments)
 
 
-def _with_nursery(arguments: Sequence[str], *, stays: bool) -> int:
+def _with_signals(arguments: Sequence[str], *, stays: bool) -> int:
     """`stays`: the process goes on after the command."""
-    from dsort_cli.processes import Nursery
     from dsort_cli.signals import Signals
 
     with Signals(give_back=stays) as signals:
-        nursery = Nursery()
-        try:
-            return _run(arguments, (nursery, signals))
-        finally:
-            nursery.close()
+        return _run(arguments, signals)
 
 
-def _run(arguments: Sequence[str], started: tuple[Nursery, Signals] | None) -> int:
+def _run(arguments: Sequence[str], signals: Signals | None) -> int:
     options = parser().parse_args(arguments)
     from dsort_api.reasons import DSortError
 
@@ -75,8 +67,8 @@ def _run(arguments: Sequence[str], started: tuple[Nursery, Signals] | None) -> i
             case "run" | "plan":
                 from dsort_cli.run import run
 
-                assert started is not None
-                return run(options, nursery=started[0], signals=started[1])
+                assert signals is not None
+                return run(options, signals=signals)
             case "verify":
                 from dsort_cli.verify import verify
 

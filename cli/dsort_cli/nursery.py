@@ -1,9 +1,9 @@
 """The process that ranks are forked from.
 
-Importing what a rank needs (numpy, aiohttp, pydantic) takes longer than resharding a gigabyte. The nursery
-does it once, on the other core, while the runner still reads the job; then each rank, a restarted one too, is
-one fork away. The standard library's forkserver would need a resource tracker and a socket in /tmp beside it,
-would run the caller's main module again in every child, and on Python 3.11 swallows errors of its preload.
+Importing what a rank needs (numpy, aiohttp, pydantic) takes longer than resharding a gigabyte. The runner needs
+most of it as well, so it imports all of it once and forks the nursery before it has a thread or an event loop;
+then each rank, a restarted one too, is one fork of a clean process away. The standard library's forkserver
+would import everything a second time, beside a resource tracker and a socket in /tmp.
 
 The runner and the nursery talk over one SOCK_SEQPACKET socket pair, in JSON messages that the kernel keeps
 whole. Nothing outlives the runner: the nursery ends at the end of that socket, and the kernel kills the ranks
@@ -13,6 +13,7 @@ of the job is gone.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -20,11 +21,12 @@ import select
 import signal
 import socket
 import sys
-import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dsort_cli.processes import MESSAGE_BYTES, SOCKET_FD
+from dsort_api.messages import JobDefinition
+from dsort_cli.processes import MESSAGE_BYTES
 from dsort_cli.signals import ENDING
+from dsort_worker.main import RankSettings, run_rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,27 +34,24 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 
 
-def main() -> NoReturn:
-    """Import the worker, then fork ranks as told until the runner closes its end. Never returns."""
+def main(connection_fd: int) -> NoReturn:
+    """Fork ranks as told until the runner closes its end. Never returns.
+
+    The process was forked from the runner and has the signals that end it blocked. It keeps nothing of the
+    runner's but standard error and `connection_fd`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C on the terminal is the runner's to handle
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.pthread_sigmask(
-        signal.SIG_UNBLOCK, ENDING
-    )  # blocked from before exec, so that none came in between
-    connection = socket.socket(fileno=SOCKET_FD)
-    os.set_inheritable(SOCKET_FD, False)
-    began = time.monotonic()
-    gc.disable()  # a tenth of the time of the imports would go into collections that find nothing
-    try:
-        import dsort_worker.main  # noqa: F401  (what this process is for)
-    except Exception as error:  # noqa: BLE001 - whatever an import raises is told to the runner
-        _send(connection, {"event": "failed", "message": f"{type(error).__name__}: {error}"[:2000]})
-        sys.stderr.flush()
-        os._exit(1)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)  # standard output belongs to the runner's results
+    os.closerange(3, connection_fd)
+    os.closerange(connection_fd + 1, os.sysconf("SC_OPEN_MAX"))
     gc.freeze()  # the ranks share these pages: a collection in a rank must not write to them
     gc.enable()
-    _send(connection, {"event": "imported", "seconds": time.monotonic() - began})
-    _Nursery(connection).run()
+    with socket.socket(fileno=connection_fd) as connection:
+        _Nursery(connection).run()
     os._exit(0)
 
 
@@ -156,9 +155,6 @@ def _run_rank(connection: socket.socket, message: dict[str, Any], fds: list[int]
     """Be the rank that `message` describes; `fds` are the job definition and, if there is one, the job's
     lock.
     """
-    from dsort_api.messages import JobDefinition
-    from dsort_worker.main import RankSettings, run_rank
-
     job_fd = fds[0]
     job = JobDefinition.model_validate_json(os.pread(job_fd, os.fstat(job_fd).st_size, 0))
     os.close(job_fd)
@@ -173,8 +169,6 @@ def _run_rank(connection: socket.socket, message: dict[str, Any], fds: list[int]
 
 def _die_with(parent: int) -> None:
     """Have the kernel kill this process when `parent`, which forked it, ends."""
-    import ctypes
-
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:

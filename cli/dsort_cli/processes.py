@@ -1,41 +1,21 @@
-"""The runner's side of the nursery: start it first, ask it for ranks, hear how they end.
-
-The nursery is started before anything else, so nothing is imported here that is not needed for that: a
-dataclass alone would cost 10 ms.
-"""
+"""The runner's side of the nursery: start it, ask it for ranks, hear how they end."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from dsort_cli.signals import ENDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-SOCKET_FD = 3
-"""Where the nursery finds its end of the socket pair."""
-
 MESSAGE_BYTES = 65536
 """No message is larger; what may be larger (the job definition) travels as a file descriptor."""
-
-RANK_ENVIRONMENT = {
-    # Pieces of 256 KiB to 16 MiB come and go at gigabytes per second. glibc would map and unmap each of them,
-    # and every page of it would fault in again: 8 GB/s become 2. Both variables or neither, as one alone is
-    # slower than none; 32 MiB is the most that mallopt(3) allows.
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
-    # numpy's BLAS would start threads in a process that forks, and nothing here multiplies matrices.
-    "OPENBLAS_NUM_THREADS": "1",
-    # aiohttp reads the system's certificates when it is imported, some 60 ms; ranks on one machine speak
-    # plain HTTP.
-    "SSL_CERT_FILE": os.devnull,
-}
-"""What must be in a rank's environment before its process starts."""
 
 _CLOSE_SECONDS = 5.0
 
@@ -43,12 +23,11 @@ _CLOSE_SECONDS = 5.0
 class Event(NamedTuple):
     """What the nursery or a rank reports.
 
-    `imported`: the nursery is ready. `failed`: it could not import the worker (`text` says why). `started`,
-    `ready` (`text` is the control url) and `ended` (`code` as in `subprocess`: negative for a signal) are
-    about the process `pid` of `rank`. `gone`: the nursery ended.
+    `started`, `ready` (`text` is the control url) and `ended` (`code` as in `subprocess`: negative for a
+    signal) are about the process `pid` of `rank`. `gone`: the nursery ended.
     """
 
-    kind: Literal["imported", "failed", "started", "ready", "ended", "gone"]
+    kind: Literal["started", "ready", "ended", "gone"]
     rank: int = -1
     pid: int = 0
     code: int = 0
@@ -59,25 +38,21 @@ class Nursery:
     """A running nursery; owns its process and the socket to it. `close` ends both, and every rank."""
 
     def __init__(self) -> None:
-        """Start the process; returns at once, the imports go on beside the caller."""
+        """Fork the process. What ranks need is imported by then, or each of them would import it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-P", "-c", "from dsort_cli.nursery import main; main()"]
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # or the child would have the same text to write
+        # A Ctrl-C is the runner's to handle: the child opens the mask when it ignores them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
-            self._pid = os.posix_spawn(
-                sys.executable,
-                command,
-                {**os.environ, **RANK_ENVIRONMENT},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), SOCKET_FD),
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, 2, 1),  # standard output belongs to the runner's results
-                ],
-                setsigmask=ENDING,  # a Ctrl-C is the runner's to handle; the child opens the mask when it ignores them
-            )
+            self._pid = os.fork()
+            if self._pid == 0:
+                _be_the_nursery(theirs)
         except BaseException:
             ours.close()
             raise
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self._socket = ours
         self._open = True
@@ -91,8 +66,6 @@ class Nursery:
         """Ask for a process for `rank`; `job_fd` holds the JobDefinition as JSON, `lock_fd` is inherited by
         the rank.
         """
-        import json
-
         text = json.dumps({"do": "start", "rank": rank, "settings": settings}).encode()
         fds = [job_fd] if lock_fd is None else [job_fd, lock_fd]
         if len(text) > MESSAGE_BYTES:
@@ -101,8 +74,6 @@ class Nursery:
 
     def kill(self, rank: int) -> None:
         """Send SIGKILL to the process of `rank`, if it still runs."""
-        import json
-
         text = json.dumps({"do": "signal", "rank": rank, "signal": int(signal.SIGKILL)}).encode()
         self._attempt(lambda: self._socket.send(text))
 
@@ -148,14 +119,26 @@ class Nursery:
             pass  # the nursery is gone; `receive` reports that, in the one place where it is handled
 
 
-def _event(text: bytes) -> Event:
-    import json
+def _be_the_nursery(connection: socket.socket) -> NoReturn:
+    """The child's side of the fork, which never returns into the runner's code."""
+    try:
+        from dsort_cli.nursery import main
 
+        main(connection.detach())
+    except BaseException:  # noqa: BLE001 - the child ends here, with the trace of what went wrong
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _event(text: bytes) -> Event:
     message: dict[str, Any] = json.loads(text)
     return Event(
         kind=message["event"],
         rank=message.get("rank", -1),
         pid=message.get("pid", 0),
         code=message.get("code", 0),
-        text=message.get("url", message.get("message", "")),
+        text=message.get("url", ""),
     )

@@ -1,7 +1,7 @@
 """`dsort run` and `dsort plan`: from the manifest file to the exit code.
 
-The order matters: the nursery imports beside all of this, the ranks are asked for as soon as the job is
-known, and only then is imported what is needed to drive them.
+The order matters: what is wrong with the job is said before anything expensive is imported; then everything is
+imported once, and the nursery, which ranks are forked from, is forked with it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dsort_api.reasons import EXIT_CODES, DSortError, Reason
 from dsort_cli.jobfile import read_job
@@ -38,19 +38,18 @@ class _Command:
     """What was there when the command began; `began` is its time on the monotonic clock."""
 
     options: argparse.Namespace
-    nursery: Nursery
     signals: Signals
     reporter: Reporter
     began: float
 
 
-def run(options: argparse.Namespace, *, nursery: Nursery, signals: Signals) -> int:
+def run(options: argparse.Namespace, *, signals: Signals) -> int:
     """Run or plan the job that the command line names; returns the exit code."""
     began = time.monotonic()
     gc.disable()  # until all is imported: collections would find nothing and take a tenth of that time
     reporter = _reporter(options)
     try:
-        return _run(_job(options), _Command(options, nursery, signals, reporter, began))
+        return _run(_job(options), _Command(options, signals, reporter, began))
     except DSortError as error:
         from dsort_api.messages import Failure
 
@@ -103,13 +102,19 @@ def _run(job: DSortJob, command: _Command) -> int:
     listing = take_listing(spec.input, root=inputs)
     fingerprint = job_fingerprint(spec, listing.shards)
     job_id = fingerprint[:_ID_DIGITS]
+    with _bare_imports():
+        import dsort_cli.local  # noqa: F401
+        import dsort_worker.main  # noqa: F401  (both are for the processes that are forked)
+        from dsort_cli.processes import Nursery
     folder = None if spec.dry_run else claim(output, job_id)
     keep = True  # what is staged, unless the end says otherwise
+    nursery = None
     try:
-        runner = _start_ranks(job, command, fingerprint=fingerprint, folder=folder)
+        nursery = Nursery()
+        runner = _start_ranks(job, command, nursery=nursery, fingerprint=fingerprint, folder=folder)
         command.reporter.started(job_id, name=job.metadata.name, ranks=runner.ranks, output=output)
         end = _drive(runner)
-        command.nursery.close()  # before anything is removed: nobody writes there any more
+        nursery.close()  # before anything is removed: nobody writes there any more
         if end.failure is not None and not (end.failure.reason in NO_WORD_ON_OUTPUT and _is_complete(folder)):
             keep = end.failure.reason in KEEPS_STAGING
             return _report_failure(end.failure, command, kept=keep and folder is not None)
@@ -120,16 +125,20 @@ def _run(job: DSortJob, command: _Command) -> int:
         keep = error.reason in KEEPS_STAGING
         raise
     finally:
-        command.nursery.close()
+        if nursery is not None:
+            nursery.close()
         if folder is not None:
             folder.release(keep=keep)
 
 
-def _start_ranks(job: DSortJob, command: _Command, *, fingerprint: str, folder: JobFolder | None) -> LocalRun:
-    """Ask the nursery for every rank; what drives them is imported while they start."""
+def _start_ranks(
+    job: DSortJob, command: _Command, *, nursery: Nursery, fingerprint: str, folder: JobFolder | None
+) -> LocalRun:
+    """Ask the nursery for every rank."""
     from dsort_api.messages import JobDefinition
+    from dsort_cli.local import LocalRun
 
-    spec, options, nursery = job.spec, command.options, command.nursery
+    spec, options = job.spec, command.options
     ranks = options.workers or spec.workers.count or 1
     definition = JobDefinition(
         id=fingerprint[:_ID_DIGITS],
@@ -148,9 +157,6 @@ def _start_ranks(job: DSortJob, command: _Command, *, fingerprint: str, folder: 
 
     for rank in range(ranks):
         start_rank(rank)
-    with _no_certificates():
-        from dsort_cli.local import LocalRun
-
     gc.freeze()
     gc.enable()
     deadline = spec.active_deadline_seconds
@@ -169,17 +175,27 @@ def _start_ranks(job: DSortJob, command: _Command, *, fingerprint: str, folder: 
     )
 
 
+_BARE: Final = {
+    # aiohttp reads the system's certificates when it is imported, some 60 ms; ranks on one machine speak plain HTTP.
+    "SSL_CERT_FILE": os.devnull,
+    # numpy's BLAS would start threads in a process that forks, and nothing here multiplies matrices.
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
 @contextlib.contextmanager
-def _no_certificates() -> Iterator[None]:
-    """As for the ranks (see `RANK_ENVIRONMENT`): aiohttp is imported without reading certificates."""
-    before = os.environ.get("SSL_CERT_FILE")
-    os.environ["SSL_CERT_FILE"] = os.devnull
+def _bare_imports() -> Iterator[None]:
+    """Imports in this block find the environment that they are quickest with."""
+    before = {name: os.environ.get(name) for name in _BARE}
+    os.environ.update(_BARE)
     try:
         yield
     finally:
-        del os.environ["SSL_CERT_FILE"]
-        if before is not None:
-            os.environ["SSL_CERT_FILE"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _drive(runner: LocalRun) -> End:

@@ -27,6 +27,7 @@ from dsort_worker.control import ControlServer
 from dsort_worker.decisions import Decisions
 from dsort_worker.findings import FindingsLog
 from dsort_worker.locations import resolve
+from dsort_worker.malloc import keep_freed_memory
 from dsort_worker.peers import Patience, Peers
 from dsort_worker.pools import Pools
 from dsort_worker.rank import Rank
@@ -73,6 +74,7 @@ def run_rank(settings: RankSettings, *, on_ready: Callable[[str], None] = lambda
     Blocks. Installs a handler for SIGTERM (exit 143) and ignores SIGINT, so it belongs in a process's main thread.
     """
     _raise_file_limit()
+    keep_freed_memory()
     sys.setswitchinterval(_SWITCH_INTERVAL)
     state = RankState(rank=settings.rank, epoch=uuid.uuid4().hex)
     control = ControlServer(state, host=settings.host, port=settings.control_port, token=settings.token)
