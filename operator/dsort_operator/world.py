@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Self
-
-from pydantic import ValidationError
+from typing import Final, Self
 
 from dsort_api.labels import FIELD_MANAGER
 from dsort_api.messages import JobDefinition, Observed, Phase, Progress
 from dsort_api.reasons import DSortError
 from dsort_api.spec import DSortJob, load_job
-from dsort_api.status import Condition, DSortJobStatus
+from dsort_api.status import DSortJobStatus, load_status
 from dsort_operator.children import Body, CleanupJob, WorkerPod, WorkersJob, items, part, time_of
 
 _FOREGROUND: Final = "foregroundDeletion"
@@ -39,8 +37,8 @@ class World:
     """All that a plan is made from, for one DSortJob.
 
     job is None when its spec does not load, and problem says why. definition is what the ConfigMap holds. nodes: how many
-    schedulable nodes match the template (`placement.count_nodes`); None when nobody looked. claims: the access modes of
-    each claim that the job names (`placement.claims_of`), None for one that is not there. lost_nodes: since when each node of these pods is not Ready. reports, refused: by rank; the latter is why a rank
+    schedulable nodes match the template (`nodes.count_nodes`); None when nobody looked. claims: the access modes of
+    each claim that the job names (`volumes.claims_of`), None for one that is not there. lost_nodes: since when each node of these pods is not Ready. reports, refused: by rank; the latter is why a rank
     does not take this operator's requests. denied: what the API server said to an action that it refused for good (403,
     422), by the action's class name. written: when the status was written last.
     """
@@ -108,7 +106,7 @@ class World:
             foreground=_FOREGROUND in (metadata.get("finalizers") or ()),
             labels=part(metadata, "labels"),
             managed_by=managed_by if isinstance(managed_by, str) else "",
-            status=status_of(part(body, "status")),
+            status=load_status(body.get("status")),
             written=_written(metadata),
             namespace_deleting=namespace_deleting,
             definition=definition,
@@ -132,32 +130,6 @@ class World:
     def live_pods(self) -> tuple[WorkerPod, ...]:
         """The pods whose processes may still run."""
         return tuple(pod for pod in self.pods if pod.live)
-
-
-def status_of(body: Body) -> DSortJobStatus:
-    """A status as far as it can be read: what another version wrote, and this one does not know, is left out."""
-    try:
-        return DSortJobStatus.model_validate(body)
-    except ValidationError:
-        known: dict[str, Any] = {}
-        for name, info in DSortJobStatus.model_fields.items():
-            value = body.get(info.alias or name)
-            if name == "conditions":
-                known[name] = [one for one in map(_condition, value or ()) if one is not None]
-                continue
-            try:
-                part = DSortJobStatus.model_validate({info.alias or name: value})
-            except ValidationError:
-                continue
-            known[name] = getattr(part, name)
-        return DSortJobStatus(**known)
-
-
-def _condition(value: object) -> Condition | None:
-    try:
-        return Condition.model_validate(value)
-    except ValidationError:
-        return None
 
 
 def _written(metadata: Body) -> datetime | None:
