@@ -22,10 +22,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from dsort_api import quantity, urls
+from dsort_api import podtemplate, quantity, urls
 from dsort_api.fields import LARGEST_QUANTITY
 from dsort_api.labels import GROUP
-from dsort_api.spec import LEAST_BUDGET, VERSION, DSortJobSpec
+from dsort_api.spec import LEAST_BUDGET, MANAGER, VERSION, DSortJobSpec
 from dsort_api.status import DSortJobStatus
 
 PLURAL: Final = "dsortjobs"
@@ -58,7 +58,56 @@ _URL: Final = {
     "x-kubernetes-validations": [_rule(r"!self.matches('/\\.\\.(/|$)')", "must not have a '..'")],
 }
 
+_AMOUNTS: Final = {
+    "maxLength": quantity.LONGEST,
+    "x-kubernetes-validations": [
+        _rule(
+            "type(self) == int ? self >= 0 : isQuantity(self) && !quantity(self).isLessThan(quantity('0'))",
+            "must be a quantity such as 500m or 2Gi, and not negative",
+        )
+    ],
+}
+_NAME: Final = {"pattern": podtemplate.NAME}
+_LABELS: Final = _rule(
+    f"self.all(key, key.matches('{podtemplate.LABEL_KEY}'))",
+    "must be names of labels or annotations, such as example.com/team",
+)
+_LABEL: Final = {"pattern": podtemplate.LABEL_VALUE, "maxLength": podtemplate.LONGEST_LABEL}
+_OWN: Final = ", ".join(f"'{one}'" for one in podtemplate.OWN_LABELS)
+_TEMPLATE: Final[Mapping[str, Mapping[str, Any]]] = {
+    "metadata.labels": {
+        "x-kubernetes-validations": [
+            _LABELS,
+            _rule(
+                f"self.all(key, !key.startsWith('{GROUP}/') && !(key in [{_OWN}]))",
+                "must not set the operator's own labels",
+            ),
+        ]
+    },
+    "metadata.labels{}": _LABEL,
+    "metadata.annotations": {"x-kubernetes-validations": [_LABELS]},
+    "spec.nodeSelector": {"x-kubernetes-validations": [_LABELS]},
+    "spec.nodeSelector{}": _LABEL,
+    "spec.tolerations": {"x-kubernetes-list-type": "atomic"},
+    "spec.resources.requests{}": _AMOUNTS,
+    "spec.resources.limits{}": _AMOUNTS,
+    "spec.priorityClassName": _NAME,
+    "spec.runtimeClassName": _NAME,
+    "spec.schedulerName": _NAME,
+    "spec.imagePullSecrets": {"x-kubernetes-list-type": "atomic"},
+    "spec.imagePullSecrets[].name": _NAME,
+    "spec.securityContext.supplementalGroups": {"x-kubernetes-list-type": "atomic"},
+}
+
 EXTRAS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "": {
+        "x-kubernetes-validations": [
+            _rule(
+                "has(self.managedBy) == has(oldSelf.managedBy) && (!has(self.managedBy) || self.managedBy == oldSelf.managedBy)",
+                "managedBy is immutable; create another DSortJob",
+            )
+        ]
+    },
     "input": {"x-kubernetes-validations": [_immutable("input")]},
     "input.url": _URL,
     "input.shards": {"x-kubernetes-list-type": "atomic"},
@@ -96,17 +145,49 @@ EXTRAS: Final[Mapping[str, Mapping[str, Any]]] = {
         ],
     },
     "records": {"default": {}, "x-kubernetes-validations": [_immutable("records")]},
+    "workers": {
+        "default": {},
+        "x-kubernetes-validations": [
+            _immutable("workers"),
+            _rule(
+                "!has(self.placement) || self.placement != 'Count' || has(self.count)",
+                "placement Count needs a count",
+            ),
+            _rule(
+                "!has(self.placement) || self.placement != 'OnePerNode' || !has(self.count)",
+                "placement OnePerNode and a count exclude each other; keep one",
+            ),
+        ],
+    },
+    "workers.scratchSizeLimit": {"maxLength": quantity.LONGEST, "x-kubernetes-validations": [_IS_SIZE]},
+    **{f"workers.template.{path}": extra for path, extra in _TEMPLATE.items()},
+    "memory": {"default": {}, "x-kubernetes-validations": [_immutable("memory")]},
     "memory.budget": {"maxLength": quantity.LONGEST, "x-kubernetes-validations": [_IS_SIZE, _IS_ENOUGH]},
+    "dryRun": {"x-kubernetes-validations": [_immutable("dryRun")]},
+    "backoffLimit": {"x-kubernetes-validations": [_immutable("backoffLimit")]},
+    "abort": {"x-kubernetes-validations": [_rule("self || !oldSelf", "abort cannot be taken back")]},
+    "managedBy": {"pattern": MANAGER},
 }
-"""What the server checks beyond types and bounds, by path in the spec. order and records are filled in with their
-defaults, so that adding what is meant anyway is no change."""
+"""What the server checks beyond types and bounds, by path in the spec. Sections that may not change are filled in with
+their defaults, so that adding what is meant anyway is no change."""
 
 _COLUMNS: Final = (
-    ("Status", "string", ".status.phase", "Phase of the job, or how it ended."),
-    ("Progress", "string", ".status.progress.share", "Share of the phase that is done."),
-    ("Ranks", "integer", ".status.ranks", "Ranks that work on the job."),
-    ("Age", "date", ".metadata.creationTimestamp", "Time since the job was created."),
+    ("Status", "string", ".status.state", "The job in one word.", 0),
+    ("Progress", "string", ".status.progress.share", "Share of the phase that is done.", 0),
+    ("Ranks", "string", ".status.ready", "Ranks that answer, of all ranks.", 0),
+    (
+        "Throttled",
+        "string",
+        ".status.conditions[?(@.type=='Throttled')].status",
+        "Whether the job is held back.",
+        0,
+    ),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since the job was created.", 0),
+    ("Records", "integer", ".status.recordsOut", "Records written to the output.", 1),
+    ("Bytes", "integer", ".status.bytesOut", "Bytes of the records written.", 1),
+    ("Rate", "string", ".status.rate", "Payload written per second.", 1),
 )
+"""Name, type, path, description, and priority (1: only with -o wide)."""
 
 
 def custom_resource_definition() -> dict[str, Any]:
@@ -114,7 +195,10 @@ def custom_resource_definition() -> dict[str, Any]:
     spec = structural(DSortJobSpec, extras=EXTRAS)
     status = structural(
         DSortJobStatus,
-        extras={"conditions": {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}},
+        extras={
+            "conditions": {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+            "abnormalRanks": {"x-kubernetes-list-type": "atomic"},
+        },
     )
     version = {
         "name": VERSION,
@@ -122,8 +206,8 @@ def custom_resource_definition() -> dict[str, Any]:
         "storage": True,
         "subresources": {"status": {}},
         "additionalPrinterColumns": [
-            {"name": name, "type": kind, "jsonPath": path, "description": description}
-            for name, kind, path, description in _COLUMNS
+            {"name": name, "type": kind, "jsonPath": path, "description": description, "priority": priority}
+            for name, kind, path, description, priority in _COLUMNS
         ],
         "schema": {
             "openAPIV3Schema": {
@@ -161,7 +245,7 @@ def custom_resource_definition() -> dict[str, Any]:
 
 
 def structural(model: type[BaseModel], *, extras: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The structural schema of a model, with what `extras` adds by path ("a.b", "a.list[]").
+    """The structural schema of a model, with what `extras` adds by path ("a.b", "a.list[]", "a.map{}").
 
     Raises KeyError for an extra whose path is not there.
     """
@@ -192,6 +276,7 @@ def _structural(
         "maximum",
         "maxLength",
         "maxItems",
+        "maxProperties",
         "pattern",
     )
     result = {word: node[word] for word in words if node.get(word) is not None}
@@ -201,6 +286,15 @@ def _structural(
             del result["maximum"]
     result.update({word: value for word, value in node.items() if word.startswith("x-kubernetes-")})
     result.update(extras.pop(path, {}))
+    values = node.get("additionalProperties")
+    if values is True:
+        result["x-kubernetes-preserve-unknown-fields"] = True
+        if "properties" not in node:
+            # Without a type the server compares it whole. In an object it would miss that an unknown key took the place
+            # of another.
+            del result["type"]
+    elif isinstance(values, Mapping):
+        result["additionalProperties"] = _structural(values, definitions, f"{path}{{}}", extras)
     if "items" in node:
         result["items"] = _structural(node["items"], definitions, f"{path}[]", extras)
     if "properties" in node:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import (
     AfterValidator,
@@ -11,13 +10,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     Strict,
     WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import CoreSchema, core_schema
 
 from dsort_api.problems import shown
 from dsort_api.quantity import parse_amount, parse_quantity
@@ -34,27 +30,6 @@ class Part(BaseModel):
 
     # Not defer_build: the process that ranks are forked from builds the validators once for all of them.
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
-
-
-@dataclass(frozen=True, slots=True)
-class Lazily:
-    """Marks a field of a rarely met type: its validators are built with the first value, its errors keep their path.
-
-    The type's own config should have defer_build, or there is nothing to save.
-    """
-
-    model: type[BaseModel]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """A function in place of the model's schema; what it raises is put below the field's path."""
-        return core_schema.no_info_plain_validator_function(self.model.model_validate)
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        """The model's schema."""
-        self.model.model_rebuild()
-        return handler(self.model.__pydantic_core_schema__)
 
 
 def _to_bytes(value: object) -> int:

@@ -1,6 +1,6 @@
 """`spec.workers.template`: the part of a pod template that a user may set. The rest is the operator's.
 
-Only a cluster needs it: its validators are built when the first manifest has one (`Lazily`), so that no start pays for it.
+Only a cluster needs it: it is imported when the first manifest has one (`Lazily`), so that no start pays for it.
 What Kubernetes alone can judge, as taints and affinities, is handed on as it is.
 """
 
@@ -66,11 +66,7 @@ Amounts = Annotated[dict[str, Amount], Field(max_length=MOST_RESOURCES)]
 Id = Annotated[Whole, Field(ge=0, le=LARGEST_ID)]
 
 
-class _Part(Part):
-    model_config = ConfigDict(defer_build=True)
-
-
-class PodMetadata(_Part):
+class PodMetadata(Part):
     """Labels and annotations of the worker pods, beside the operator's own."""
 
     labels: Annotated[Labels, AfterValidator(_are_free)] = Field(
@@ -81,14 +77,14 @@ class PodMetadata(_Part):
     )
 
 
-class Resources(_Part):
+class Resources(Part):
     """Of a worker container. The limit of memory is derived from memory.budget and lanes where it is not given."""
 
     requests: Amounts = Field(default_factory=dict, description="What the scheduler sets aside, by resource.")
     limits: Amounts = Field(default_factory=dict, description="What must not be exceeded, by resource.")
 
 
-class Toleration(_Part):
+class Toleration(Part):
     """A taint of nodes that does not keep the pods away."""
 
     model_config = ConfigDict(extra="allow")
@@ -103,7 +99,7 @@ class Toleration(_Part):
     )
 
 
-class Affinity(_Part):
+class Affinity(Part):
     """Where the pods are to run or rather run, as in a Pod."""
 
     model_config = ConfigDict(extra="allow")
@@ -114,13 +110,13 @@ class Affinity(_Part):
     )
 
 
-class SecretName(_Part):
+class SecretName(Part):
     """The name of a Secret in the job's namespace."""
 
     name: Name = Field(description="Name of the Secret.")
 
 
-class SecurityContext(_Part):
+class SecurityContext(Part):
     """As whom the workers read and write. They never run as root."""
 
     run_as_user: Annotated[Whole, Field(ge=1, le=LARGEST_ID)] | None = Field(
@@ -138,7 +134,7 @@ class SecurityContext(_Part):
     )
 
 
-class PodSpec(_Part):
+class PodSpec(Part):
     """Where and as what the worker pods run."""
 
     node_selector: Labels = Field(
@@ -169,7 +165,7 @@ class PodSpec(_Part):
     )
 
 
-class PodTemplate(_Part):
+class PodTemplate(Part):
     """What a user may say about the worker pods."""
 
     metadata: PodMetadata = Field(

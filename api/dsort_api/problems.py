@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from pydantic import BaseModel
 
+from dsort_api.lazily import Lazily
+
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
 _WANTED: Final = {
@@ -43,20 +46,33 @@ def sift(
         if name not in fields:
             problems.append(_unknown(here, str(name), list(fields)))
             continue
-        inner = fields[name].annotation
         known[name] = value
-        if isinstance(value, Mapping) and _is_closed(inner):
-            known[name], below = sift(value, inner, path=here)
+        inner = _part(fields[name]) if isinstance(value, Mapping | list) else None
+        if inner is not None:
+            known[name], below = _sift_value(value, inner, path=here)
             problems += below
     return known, problems
 
 
-def _is_closed(annotation: object) -> TypeGuard[type[BaseModel]]:
-    return (
-        isinstance(annotation, type)
-        and issubclass(annotation, BaseModel)
-        and annotation.model_config.get("extra") != "allow"
-    )
+def _sift_value(value: object, model: type[BaseModel], *, path: str) -> tuple[Any, list[str]]:
+    if isinstance(value, Mapping):
+        return sift(value, model, path=path)
+    if not isinstance(value, list):
+        return value, []
+    sifted = [_sift_value(one, model, path=f"{path}[{place}]") for place, one in enumerate(value)]
+    return [one for one, _ in sifted], [problem for _, problems in sifted for problem in problems]
+
+
+def _part(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a field, or of the items of its list, unless it is none or takes any field."""
+    lazy = next((one for one in field.metadata if isinstance(one, Lazily)), None)
+    pending: list[Any] = [field.annotation if lazy is None else lazy.model()]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            return one if one.model_config.get("extra") != "allow" else None
+        pending += get_args(one)
+    return None
 
 
 def describe(errors: Sequence[ErrorDetails]) -> list[str]:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -24,12 +24,17 @@ from pydantic import (
     model_validator,
 )
 
-from dsort_api.fields import Entry, Flag, Lazily, Part, Quantity, Url, Whole
+from dsort_api.fields import Entry, Flag, Part, Quantity, Url, Whole
 from dsort_api.labels import MOST_LANES
-from dsort_api.podtemplate import PodTemplate
+from dsort_api.lazily import Lazily
 from dsort_api.problems import describe, sift, summary
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.templates import OutputTemplate
+
+if TYPE_CHECKING:
+    from dsort_api.podtemplate import PodTemplate
+else:
+    PodTemplate = BaseModel  # what pydantic meets; `Lazily` has the model itself
 
 VERSION: Final = "v1alpha1"
 LEAST_BUDGET: Final = 64 << 20
@@ -72,6 +77,12 @@ class Placement(StrEnum):
 
     ONE_PER_NODE = "OnePerNode"
     COUNT = "Count"
+
+
+def _pod_template() -> type[PodTemplate]:
+    from dsort_api.podtemplate import PodTemplate
+
+    return PodTemplate
 
 
 def _least_budget(value: int) -> int:
@@ -221,7 +232,7 @@ class Workers(Part):
     scratch_size_limit: Quantity | None = Field(
         default=None, description="Size limit of a pod's scratch volume (an emptyDir), as a quantity: 10Gi."
     )
-    template: Annotated[PodTemplate, Lazily(PodTemplate)] | None = Field(
+    template: Annotated[PodTemplate | None, Lazily(_pod_template)] = Field(
         default=None,
         description="What else to say about the worker pods. Nothing, when the job is run on one machine.",
     )

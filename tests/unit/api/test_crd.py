@@ -20,9 +20,10 @@ CRD = custom_resource_definition()
 SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 # What a structural schema may hold; anything else the API server refuses or drops.
 WORDS = {
-    "default", "description", "enum", "format", "items", "maxItems", "maxLength", "maximum", "minimum", "pattern",
-    "properties", "required", "type", "x-kubernetes-int-or-string", "x-kubernetes-list-map-keys",
-    "x-kubernetes-list-type", "x-kubernetes-validations",
+    "additionalProperties", "default", "description", "enum", "format", "items", "maxItems", "maxLength",
+    "maxProperties", "maximum", "minimum", "pattern", "properties", "required", "type", "x-kubernetes-int-or-string",
+    "x-kubernetes-list-map-keys", "x-kubernetes-list-type", "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-validations",
 }  # fmt: skip
 
 
@@ -32,6 +33,8 @@ def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[st
         yield from nodes(inner, f"{path}.{name}".lstrip("."))
     if "items" in schema:
         yield from nodes(schema["items"], f"{path}[]")
+    if "additionalProperties" in schema:
+        yield from nodes(schema["additionalProperties"], f"{path}{{}}")
 
 
 NODES = dict(nodes(SCHEMA))
@@ -50,7 +53,7 @@ def test_the_yaml_means_the_resource() -> None:
 
 
 def test_every_field_is_described() -> None:
-    fields = [path for path in NODES if path and not path.endswith("[]") and path != "metadata"]
+    fields = [path for path in NODES if path and not path.endswith(("[]", "{}")) and path != "metadata"]
     assert [path for path in fields if not NODES[path].get("description")] == []
     assert len(fields) > 50
 
@@ -59,7 +62,9 @@ def test_every_field_is_described() -> None:
 def test_the_schema_is_structural(path: str) -> None:
     node = NODES[path]
     assert set(node) <= WORDS
-    assert ("type" in node) != ("x-kubernetes-int-or-string" in node)
+    untyped = {"x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields"}
+    assert "type" in node or untyped & set(node)
+    assert not ("properties" in node and "additionalProperties" in node)
     assert set(node.get("required", ())) <= set(node.get("properties", ()))
     assert abs(node.get("maximum", 0)) < 2**53
 
@@ -92,20 +97,50 @@ def test_defaults_are_those_of_the_models() -> None:
         "spec.records.trailingData": "Warn",
         "spec.records.collisions": "Warn",
         "spec.records.corruptShards": "Abort",
+        "spec.workers": {},
+        "spec.workers.lanes": 1,
+        "spec.workers.shortCircuit": True,
+        "spec.memory": {},
         "spec.dryRun": False,
         "spec.backoffLimit": 6,
+        "spec.startDeadlineSeconds": 600,
+        "spec.suspend": False,
+        "spec.abort": False,
     }
 
 
-@pytest.mark.parametrize("part", ["input", "output", "order", "records"])
-def test_what_decides_the_output_is_immutable(part: str) -> None:
-    rules = [one["rule"] for one in NODES[f"spec.{part}"]["x-kubernetes-validations"]]
-    assert "self == oldSelf" in rules
+def test_all_is_immutable_but_what_holds_ends_and_limits_a_job() -> None:
+    """What may not change must be there always: no transition rule sees a field that comes or goes."""
+    changeable = {
+        "suspend",
+        "abort",
+        "activeDeadlineSeconds",
+        "startDeadlineSeconds",
+        "ttlSecondsAfterFinished",
+    }
+    for name, node in NODES["spec"]["properties"].items():
+        rules = [one["rule"] for one in node.get("x-kubernetes-validations", ())]
+        if name == "managedBy":
+            assert any(
+                "oldSelf.managedBy" in one["rule"] for one in NODES["spec"]["x-kubernetes-validations"]
+            )
+        elif name in changeable:
+            assert "self == oldSelf" not in rules
+        else:
+            assert "self == oldSelf" in rules
+            assert "default" in node or name in NODES["spec"]["required"]
 
 
-def test_what_does_not_decide_it_may_change() -> None:
-    for part in ("workers", "memory", "dryRun", "backoffLimit", "activeDeadlineSeconds"):
-        assert "oldSelf" not in str(NODES[f"spec.{part}"])
+def test_what_pods_have_of_a_later_kubernetes_is_kept() -> None:
+    kept = {path for path, node in NODES.items() if "x-kubernetes-preserve-unknown-fields" in node}
+    pod = "spec.workers.template.spec"
+    assert kept == {
+        f"{pod}.tolerations[]",
+        f"{pod}.affinity",
+        f"{pod}.affinity.nodeAffinity",
+        f"{pod}.affinity.podAffinity",
+        f"{pod}.affinity.podAntiAffinity",
+    }
 
 
 def test_every_rule_says_what_to_do() -> None:
@@ -114,11 +149,18 @@ def test_every_rule_says_what_to_do() -> None:
     assert all(set(one) == {"rule", "message"} and one["message"] for one in rules)
 
 
-def test_kubectl_shows_status_progress_ranks_and_age() -> None:
+def test_kubectl_shows_what_people_ask_for() -> None:
     columns = CRD["spec"]["versions"][0]["additionalPrinterColumns"]
-    assert [one["name"] for one in columns] == ["Status", "Progress", "Ranks", "Age"]
-    for one in columns[:3]:
-        assert NODES[one["jsonPath"].lstrip(".")]["type"] == one["type"]
+    shown: dict[int, list[str]] = {0: [], 1: []}
+    for one in columns:
+        shown[one["priority"]].append(one["name"])
+        path = one["jsonPath"].lstrip(".")
+        if path in NODES:
+            assert NODES[path]["type"] == one["type"]
+    assert shown == {
+        0: ["Status", "Progress", "Ranks", "Throttled", "Age"],
+        1: ["Records", "Bytes", "Rate"],
+    }
     assert CRD["spec"]["names"]["shortNames"] == ["dsj"]
     assert CRD["spec"]["versions"][0]["subresources"] == {"status": {}}
 

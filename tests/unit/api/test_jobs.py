@@ -47,7 +47,18 @@ def leaves(document: Any, path: str = "") -> set[str]:
     if isinstance(document, dict):
         for name, inner in document.items():
             found |= leaves(inner, f"{path}.{name}" if path else str(name))
+    if isinstance(document, list):
+        found = found.union(*(leaves(one, path) for one in document))
     return found
+
+
+def keeps(told: Any, given: Any) -> bool:
+    """Whether all that was given is told; defaults may be told besides."""
+    if isinstance(given, dict):
+        return all(keeps(told[name], value) for name, value in given.items())
+    if isinstance(given, list):
+        return len(told) == len(given) and all(map(keeps, told, given))
+    return bool(told == given)
 
 
 @pytest.mark.parametrize("example", TABLE["accepted"], ids=title)
@@ -58,12 +69,10 @@ def test_the_job_is_taken_and_keeps_its_values(example: dict[str, Any]) -> None:
         here: Any = told
         for name in path.split("."):
             here = here[name]
-        if isinstance(value, dict):
-            assert {name: here[name] for name in value} == value
-        elif path.endswith(("Size", "budget")):
+        if path.endswith(("Size", "budget", "SizeLimit")):
             assert isinstance(here, int)
         else:
-            assert here == value
+            assert keeps(here, value)
 
 
 @pytest.mark.parametrize("example", TABLE["refused"], ids=title)
@@ -84,11 +93,14 @@ def test_every_field_of_the_spec_is_in_both_tables() -> None:
         for name, inner in schema.get("properties", {}).items():
             fields.add(f"{path}.{name}")
             collect(inner, f"{path}.{name}")
+        if "items" in schema:
+            collect(schema["items"], path)
 
     collect(version["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec")
     taken = set().union(*(leaves(manifest(example)) for example in TABLE["accepted"]))
     assert fields - taken == set()
-    named = {example["error"].split(":")[0].split("[")[0] for example in TABLE["refused"]}
+    named = {re.sub(r"\[\d+\]", "", example["error"].split(":")[0]) for example in TABLE["refused"]}
+    named |= {path.rpartition(".")[0] for path in named if path.endswith((".requests.cpu", ".limits.cpu"))}
     sections = {"spec.order", "spec.records", "spec.memory"}  # named by the fields in them
     assert fields - named - sections == set()
 
@@ -112,11 +124,23 @@ def test_what_is_not_given_has_its_documented_default() -> None:
             "collisions": "Warn",
             "corruptShards": "Abort",
         },
-        "workers": {"count": None},
+        "workers": {
+            "placement": None,
+            "count": None,
+            "lanes": 1,
+            "shortCircuit": True,
+            "scratchSizeLimit": None,
+            "template": None,
+        },
         "memory": {"budget": None},
         "dryRun": False,
         "backoffLimit": 6,
         "activeDeadlineSeconds": None,
+        "startDeadlineSeconds": 600,
+        "ttlSecondsAfterFinished": None,
+        "suspend": False,
+        "abort": False,
+        "managedBy": None,
     }
     assert spec.memory.bytes == 512 << 20
 
@@ -124,6 +148,22 @@ def test_what_is_not_given_has_its_documented_default() -> None:
 def test_the_budget_that_is_given_is_the_budget() -> None:
     job = load_job(manifest({"set": {"spec.memory.budget": "64Mi"}}), strict=True)
     assert job.spec.memory.bytes == 64 << 20
+
+
+@pytest.mark.parametrize(
+    ("workers", "one_per_node"),
+    [
+        ({}, True),
+        ({"placement": "OnePerNode"}, True),
+        ({"count": 2}, False),
+        ({"placement": "Count", "count": 2}, False),
+    ],
+)
+def test_without_a_count_there_is_a_pod_on_each_node(workers: dict[str, Any], one_per_node: bool) -> None:
+    assert (
+        load_job(manifest({"set": {"spec.workers": workers}}), strict=True).spec.workers.one_per_node
+        is one_per_node
+    )
 
 
 def test_a_spec_survives_the_wire() -> None:

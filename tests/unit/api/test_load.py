@@ -45,6 +45,31 @@ def test_unknown_fields_are_left_out_when_tolerant() -> None:
     assert "later" not in loaded.model_dump_json()
 
 
+def test_unknown_fields_deep_in_the_pod_template_are_left_out_too() -> None:
+    secrets = [{"name": "a", "later": 1}]
+    template = {"later": 1, "spec": {"imagePullSecrets": secrets, "resources": {"later": []}}}
+    loaded = load_job(job(workers={"template": template}), strict=False).spec.workers.template
+    assert loaded is not None
+    assert loaded.spec.image_pull_secrets[0].name == "a"
+    assert "later" not in loaded.model_dump_json()
+
+
+def test_what_a_pod_may_have_of_a_later_kubernetes_is_kept_where_it_is_handed_on() -> None:
+    spec = {"tolerations": [{"key": "a", "later": 1}], "affinity": {"later": {"x": [1]}}}
+    loaded = load_job(job(workers={"template": {"spec": spec}}), strict=True).spec.workers.template
+    assert loaded is not None
+    assert loaded.spec.model_dump(by_alias=True, exclude_defaults=True) == spec | {
+        "tolerations": ({"key": "a", "later": 1},)
+    }
+
+
+def test_a_list_of_the_wrong_things_is_for_the_model_to_refuse() -> None:
+    document = job(workers={"template": {"spec": {"imagePullSecrets": ["a", {"name": "b", "x": 1}]}}})
+    assert refusal(document, strict=False) == (
+        "spec.workers.template.spec.imagePullSecrets[0]: must be a mapping of fields, not 'a'"
+    )
+
+
 def test_what_is_wrong_stays_wrong_when_tolerant() -> None:
     assert (
         refusal(job(later=1, order={"kind": "x"}), strict=False)
@@ -58,7 +83,7 @@ def test_unknown_fields_are_named_first_and_all_problems_counted() -> None:
 
 
 def test_an_unknown_field_alone_is_refused() -> None:
-    assert refusal(job(workers={"lanes": 2})) == "spec.workers.lanes: is not a field; there are count"
+    assert refusal(job(memory={"later": 2})) == "spec.memory.later: is not a field; there are budget"
 
 
 def test_a_key_that_is_no_text_is_an_unknown_field() -> None:

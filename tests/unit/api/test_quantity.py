@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsort_api.quantity import format_bytes, parse_quantity
+from dsort_api.quantity import format_bytes, parse_amount, parse_quantity
 
 SCALE = {
     "": Fraction(1),
@@ -46,6 +47,17 @@ SCALE = {
 )
 def test_the_examples_mean_what_they_say(text: str | int, size: int) -> None:
     assert parse_quantity(text) == size
+    assert parse_amount(text) == size
+
+
+@pytest.mark.parametrize(("text", "number"), [("500m", "0.5"), ("1.5", "1.5"), (2, "2"), ("-1Ki", "-1024")])
+def test_amounts_of_other_things_need_not_be_whole(text: str | int, number: str) -> None:
+    assert parse_amount(text) == Decimal(number)
+
+
+def test_an_amount_that_is_none_is_named() -> None:
+    with pytest.raises(ValueError, match="'half' is not a quantity such as 500m, 2Gi or 1"):
+        parse_amount("half")
 
 
 @pytest.mark.parametrize(

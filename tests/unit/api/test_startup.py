@@ -18,7 +18,7 @@ def test_the_package_itself_imports_nothing() -> None:
     assert not [name for name in modules_after("import dsort_api") if name.startswith("dsort_api.")]
 
 
-@pytest.mark.parametrize("module", ["reasons", "quantity", "templates", "urls"])
+@pytest.mark.parametrize("module", ["labels", "reasons", "quantity", "templates", "urls"])
 def test_pure_modules_do_without_pydantic(module: str) -> None:
     assert "pydantic" not in modules_after(f"import dsort_api.{module}")
 
@@ -26,3 +26,9 @@ def test_pure_modules_do_without_pydantic(module: str) -> None:
 def test_a_job_is_loaded_without_what_only_the_generator_and_mistakes_need() -> None:
     met = modules_after("import dsort_api.spec, dsort_api.messages")
     assert not met & {"argparse", "difflib", "dsort_api.crd", "dsort_api.status", "yaml", "numpy", "asyncio"}
+
+
+def test_the_pod_template_is_imported_by_the_job_that_has_one() -> None:
+    load = "from dsort_api.spec import Workers; Workers.model_validate({})"
+    assert "dsort_api.podtemplate" not in modules_after(load)
+    assert "dsort_api.podtemplate" in modules_after(load.replace("{}", "{'template': {}}"))
