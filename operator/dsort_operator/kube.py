@@ -56,6 +56,7 @@ _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=20.0, sock_connect=5.0)
 _CONNECTIONS: Final = 32
+"""Requests under way at once; the others wait for their turn, which is no time of theirs."""
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ class Kube:
         self._client = ApiClient(configuration)
         self._host = configuration.host.rstrip("/")
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        self._turns = asyncio.Semaphore(_CONNECTIONS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -194,7 +196,8 @@ class Kube:
         for failures in range(1, _TRIES + 1):
             pause = self._backoff.seconds(failures)
             try:
-                status, asked, content = await self._once(method, url, body, kind)
+                async with self._turns:
+                    status, asked, content = await self._once(method, url, body, kind)
             except (OSError, TimeoutError, aiohttp.ClientError) as error:
                 refusal = ApiError(
                     f"{method} {path}", status=0, reason=type(error).__name__, message=str(error)

@@ -1,0 +1,177 @@
+"""What the watches have seen, corrected by what we know better: DSortJobs, and the pods and Jobs that belong to them.
+
+A watch is late, and it may miss a deletion for ever: when it has to begin anew, whatever went meanwhile is in no list and in
+no event. So answers to our own requests count where they are newer, and now and then the objects are listed and what is not
+among them is forgotten. A uid is never used twice, so what is gone stays gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from dsort_api.labels import FINALIZER, MANAGED_BY
+from dsort_api.status import State
+from dsort_operator.children import Body, items, part
+
+_ENDS: Final = frozenset({"Complete", "Failed"})
+_KEPT_METADATA: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "labels",
+    "resourceVersion",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+_KEPT_SPEC: Final = ("nodeName", "suspend", "completions")
+_NONE: Final[tuple[Body, ...]] = ()
+
+
+Index = Mapping[str, Iterable[Body]]
+"""An index that kopf keeps: the objects of each DSortJob, by its uid."""
+
+
+@dataclass(slots=True)
+class Sight:
+    """The indexes; empty until kopf has made them."""
+
+    jobs: Index = field(default_factory=dict)
+    workloads: Index = field(default_factory=dict)
+    pods: Index = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    """uids of DSortJobs that are not there any more, although no watch said so."""
+
+    def job(self, uid: str) -> Body | None:
+        """A DSortJob."""
+        return None if uid in self.gone else next(iter(self.jobs.get(uid, _NONE)), None)
+
+    def states(self) -> Mapping[str, int]:
+        """How many DSortJobs there are, by state."""
+        counts = dict.fromkeys(map(str, State), 0)
+        for uid in self.jobs:
+            body = self.job(uid)
+            if body is not None and is_ours(body):
+                state = part(body, "status").get("state") or str(State.PENDING)
+                counts[state] = counts.get(state, 0) + 1
+        return counts
+
+
+class JobSight:
+    """What is known of one DSortJob."""
+
+    def __init__(self, sight: Sight, uid: str) -> None:
+        self.uid = uid
+        self._sight = sight
+        self._answers: dict[str, Body] = {}
+        self._gone: set[str] = set()
+
+    @property
+    def job(self) -> Body | None:
+        """The DSortJob itself; None when it is gone."""
+        seen = self._sight.job(self.uid)
+        return None if seen is None else self._newest(seen)
+
+    @property
+    def pods(self) -> list[Body]:
+        """Its pods, those of the cleanup Job too."""
+        return self._merged(self._sight.pods, "Pod")
+
+    def workload(self, name: str) -> Body | None:
+        """Its Job of this name."""
+        jobs = self._merged(self._sight.workloads, "Job")
+        return next((job for job in jobs if part(job, "metadata").get("name") == name), None)
+
+    def note(self, body: Body) -> None:
+        """The API server's answer to a request of ours."""
+        self._answers[part(body, "metadata")["uid"]] = body
+
+    def vanished(self) -> None:
+        """The DSortJob is not there any more."""
+        self._sight.gone.add(self.uid)
+
+    def snapshot(self) -> frozenset[str]:
+        """The uids of all children that are known now."""
+        return frozenset(part(body, "metadata").get("uid", "") for body in (*self.pods, *self._workloads))
+
+    def listed(self, *, pods: Iterable[Body], workloads: Iterable[Body], known: frozenset[str]) -> None:
+        """All children there are, by lists that were asked for after `known` was taken."""
+        there = {
+            part(body, "metadata")["uid"]: {**body, "kind": kind}  # what is in a list does not say its kind
+            for kind, bodies in (("Pod", pods), ("Job", workloads))
+            for body in bodies
+        }
+        self._gone |= known - there.keys()
+        for uid in self._gone:
+            self._answers.pop(uid, None)
+        self._answers.update(there)
+
+    @property
+    def _workloads(self) -> list[Body]:
+        return self._merged(self._sight.workloads, "Job")
+
+    def _merged(self, index: Index, kind: str) -> list[Body]:
+        seen = {
+            part(body, "metadata").get("uid", ""): self._newest(body) for body in index.get(self.uid, _NONE)
+        }
+        for uid, body in self._answers.items():
+            if body.get("kind") == kind:
+                seen.setdefault(uid, body)
+        return [body for uid, body in seen.items() if uid not in self._gone]
+
+    def _newest(self, seen: Body) -> Body:
+        uid = part(seen, "metadata").get("uid", "")
+        answer = self._answers.get(uid)
+        if answer is None:
+            return seen
+        if version(answer) > version(seen):
+            return answer
+        # The watch has caught up: from now on it will also tell of the end.
+        del self._answers[uid]
+        return seen
+
+
+def version(body: Body) -> int:
+    """Of two versions of one object the later has the greater number."""
+    text = part(body, "metadata").get("resourceVersion", "")
+    return int(text) if text.isdecimal() else 0
+
+
+def trimmed(body: Body) -> Body:
+    """The part of a pod or a Job that anybody decides by: there may be many thousands."""
+    metadata, spec = part(body, "metadata"), part(body, "spec")
+    kept: dict[str, Any] = {
+        "kind": body.get("kind"),
+        "metadata": {name: metadata[name] for name in _KEPT_METADATA if name in metadata},
+        "spec": {name: spec[name] for name in _KEPT_SPEC if name in spec},
+        "status": dict(part(body, "status")),
+    }
+    return kept
+
+
+def is_ours(body: Body) -> bool:
+    """Whether this operator looks after the DSortJob."""
+    return part(body, "spec").get("managedBy") in {None, MANAGED_BY}
+
+
+def is_terminal(body: Body) -> bool:
+    """Whether the DSortJob has ended."""
+    conditions = items(part(body, "status"), "conditions")
+    return any(one.get("type") in _ENDS and one.get("status") == "True" for one in conditions)
+
+
+def has_finalizer(body: Body) -> bool:
+    """Whether the DSortJob waits for this operator before it goes."""
+    return FINALIZER in (part(body, "metadata").get("finalizers") or ())
+
+
+def is_at_rest(body: Body) -> bool:
+    """Whether nothing is to be done for the DSortJob until it changes."""
+    if not is_ours(body):
+        return True
+    if has_finalizer(body):
+        return False
+    if part(body, "metadata").get("deletionTimestamp"):
+        return True
+    return is_terminal(body) and part(body, "spec").get("ttlSecondsAfterFinished") is None
