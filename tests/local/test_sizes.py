@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.datasets import END, Item, header, member, padded
 from tests.support.reference import expected_shards, shuffle_key
-from tests.support.running import House, Run, digests, job, manifest_of, shards_in
+from tests.support.running import Run, digests, dsort, job, manifest_of, shards_in
 
 MIB = 1 << 20
 LEAST = "64Mi"
@@ -22,6 +22,8 @@ ALLOWANCE = 24 * MIB
 
 MANIFEST_ENTRY = 3 << 10
 """What rank 0 takes for each output shard while it writes the manifest."""
+
+# Each run is a command of its own: ranks are forked from it, and share no more with it than they do for users.
 
 
 def check_memory(run: Run, *, budget: int) -> None:
@@ -47,11 +49,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", [False, True], ids=["short-circuit", "network"])
-def test_item_5_a_shard_larger_than_the_budget(
-    house: House, large: list[Path], tmp_path: Path, network: bool
-) -> None:
+def test_item_5_a_shard_larger_than_the_budget(large: list[Path], tmp_path: Path, network: bool) -> None:
     order = {"kind": "Shuffle", "seed": 5}
-    run = house.run(
+    run = dsort(
         job(large[0].parent, tmp_path / "out", order=order, output={"name": "one"}),
         workers=2,
         memory=LEAST,
@@ -65,7 +65,7 @@ def test_item_5_a_shard_larger_than_the_budget(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", [False, True], ids=["short-circuit", "network"])
-def test_item_5_a_record_larger_than_the_budget(house: House, tmp_path: Path, network: bool) -> None:
+def test_item_5_a_record_larger_than_the_budget(tmp_path: Path, network: bool) -> None:
     (tmp_path / "in").mkdir()
     piece = hashlib.shake_128(b"large").digest(MIB)
     parts = []
@@ -85,7 +85,7 @@ def test_item_5_a_record_larger_than_the_budget(house: House, tmp_path: Path, ne
         order={"kind": "Key", "descending": True},
         output={"recordsPerShard": 2},
     )
-    run = house.run(manifest, workers=2, memory=LEAST, network=network)
+    run = dsort(manifest, workers=2, memory=LEAST, network=network)
     expected = expected_shards(
         parts, order={"kind": "Key", "descending": True}, output={"recordsPerShard": 2}
     )
@@ -113,10 +113,10 @@ def small_member(number: int) -> bytes:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(("network", "workers"), [(False, 3), (True, 2)], ids=["short-circuit", "network"])
 def test_item_5_a_hundred_thousand_records_of_100_bytes(
-    house: House, crowd: Path, tmp_path: Path, network: bool, workers: int
+    crowd: Path, tmp_path: Path, network: bool, workers: int
 ) -> None:
     manifest = job(crowd, tmp_path / "out", order={"kind": "Shuffle", "seed": 3}, output={"shardCount": 7})
-    run = house.run(manifest, workers=workers, memory=LEAST, network=network)
+    run = dsort(manifest, workers=workers, memory=LEAST, network=network)
     assert run.result["records"] == 100_000
     order = sorted(range(100_000), key=lambda number: shuffle_key(3, number // 10_000, number % 10_000))
     found = hashlib.sha256()
@@ -142,7 +142,7 @@ def fast_folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_item_5_twenty_thousand_shards_of_one_record(house: House, fast_folder: Path) -> None:
+def test_item_5_twenty_thousand_shards_of_one_record(fast_folder: Path) -> None:
     (fast_folder / "in").mkdir()
     for shard in range(4):
         with (fast_folder / "in" / f"{shard}.tar").open("wb") as file:
@@ -153,7 +153,7 @@ def test_item_5_twenty_thousand_shards_of_one_record(house: House, fast_folder: 
     manifest = job(
         fast_folder / "in", target, order={"kind": "Key", "descending": True}, output={"recordsPerShard": 1}
     )
-    run = house.run(manifest, workers=2, memory=LEAST)
+    run = dsort(manifest, workers=2, memory=LEAST)
     assert run.result["shards"] == 20_000
     for number in range(20_000):
         assert (target / f"out-{number:06d}.tar").read_bytes() == small_member(19_999 - number) + END
@@ -163,12 +163,12 @@ def test_item_5_twenty_thousand_shards_of_one_record(house: House, fast_folder: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_item_5_five_thousand_input_shards_of_one_record(house: House, fast_folder: Path) -> None:
+def test_item_5_five_thousand_input_shards_of_one_record(fast_folder: Path) -> None:
     (fast_folder / "in").mkdir()
     for number in range(5000):
         (fast_folder / "in" / f"{number:06d}.tar").write_bytes(small_member(number) + END)
     manifest = job(fast_folder / "in", fast_folder / "out", order={"kind": "Shuffle"}, output={"name": "one"})
-    house.run(manifest, workers=2, memory=LEAST, network=True)
+    dsort(manifest, workers=2, memory=LEAST, network=True)
     with tarfile.open(fast_folder / "out" / "one.tar") as archive:
         names = archive.getnames()
     expected = sorted(range(5000), key=lambda number: shuffle_key(0, number, 0))

@@ -25,7 +25,7 @@ from dsort_api.reasons import DSortError, Reason
 from dsort_api.spec import DSortJobSpec, OrderKind
 from dsort_api.templates import OutputTemplate
 from dsort_worker import packing, steps
-from dsort_worker.assemble import Assembler, Stream
+from dsort_worker.assemble import Assembler
 from dsort_worker.budget import Buffers
 from dsort_worker.decisions import Decisions
 from dsort_worker.findings import FindingsLog
@@ -42,6 +42,7 @@ from dsort_worker.shardwriter import OutputShard, ShardWriter
 from dsort_worker.staging import Staging
 from dsort_worker.state import Counters, RankState
 from dsort_worker.steps import Document, Listed
+from dsort_worker.stream import Stream
 from dsort_worker.threads import in_thread
 
 _BEHIND = 8

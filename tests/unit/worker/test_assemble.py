@@ -22,7 +22,7 @@ from dsort_api.messages import Peer, PeerTable
 from dsort_api.reasons import DSortError, Reason
 from dsort_worker import assemble
 from dsort_worker.admission import Admission
-from dsort_worker.assemble import Assembler, Stream
+from dsort_worker.assemble import Assembler
 from dsort_worker.budget import Buffers
 from dsort_worker.listing import pin
 from dsort_worker.packing import END_OF_ARCHIVE
@@ -32,6 +32,7 @@ from dsort_worker.serve import DataServer, Offers
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.shardwriter import OutputShard, ShardWriter
 from dsort_worker.staging import Staging
+from dsort_worker.stream import Stream
 from tests.support.rowblocks import Record, block_of
 from tests.support.waiting import DEADLINE, idle, until
 
@@ -76,14 +77,20 @@ def records(draw: st.DrawFn) -> Record:
 SHARDS = st.lists(st.lists(records(), min_size=1, max_size=8), max_size=8)
 
 
-@given(SHARDS, st.integers(1, 40))
-def test_windows_of_any_size_put_together_are_the_shards(shards: list[list[Record]], blocks: int) -> None:
+@given(SHARDS, st.integers(1, 40), st.none() | st.integers(1, 40))
+def test_windows_of_any_size_and_their_parts_put_together_are_the_shards(
+    shards: list[list[Record]], blocks: int, cut: int | None
+) -> None:
     stream, planned, expected = stream_of(shards)
     assert stream.size == sum(map(len, expected))
     size = blocks * BLOCK
+    windows = list(stream.windows(size))
+    if cut is not None:
+        windows = [part for window in windows for part in window.parts(cut * BLOCK)]
+        size = min(size, cut * BLOCK)
     built: dict[str, bytearray] = {shard.name: bytearray() for shard in planned}
     finished = total = 0
-    for window in stream.windows(size):
+    for window in windows:
         length = window.segments[-1].high
         assert length == window.size <= size
         out = bytearray(b"?") * length

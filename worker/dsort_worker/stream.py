@@ -1,0 +1,179 @@
+"""A rank's output shards as one stream of bytes, cut into windows.
+
+The shards that a rank has to build stand one behind the other in a **stream**: records without a gap, then the 1,024 zero
+bytes that end each archive. A window is a fixed part of that stream (many small shards, or a part of a large one, or of a
+large record), so no shard and no record has to fit into memory. Every byte of a window has its place before it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsort_worker.gather import Slices
+from dsort_worker.packing import END_OF_ARCHIVE
+from dsort_worker.rows import BLOCK, U32, Index, Rows, slice_pairs
+from dsort_worker.shardwriter import OutputShard
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a window that belongs to one shard: bytes [low, high) of the window."""
+
+    shard: OutputShard
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of the stream.
+
+    slices and their places in the window (bytes, i8[n], ascending); segments in order; zeros: where archives end, as
+    [low, high); ends: where records end (bytes, i8[records]).
+    """
+
+    slices: Slices
+    places: Index
+    segments: tuple[Segment, ...]
+    zeros: tuple[tuple[int, int], ...]
+    ends: Index
+
+    @property
+    def size(self) -> int:
+        """Bytes of the window."""
+        return self.segments[-1].high
+
+    @property
+    def records(self) -> int:
+        """How many records end in the window."""
+        return len(self.ends)
+
+    def parts(self, size: int) -> Iterator[Window]:
+        """This window as windows of `size` bytes, the last with the rest."""
+        slices, places, part = _cut(self.slices, self.places, size)
+        lows = np.arange(0, self.size, size)
+        first = [*np.searchsorted(part, lows // size).tolist(), len(part)]
+        ended = [*np.searchsorted(self.ends, lows, side="right").tolist(), len(self.ends)]
+        for number, low in enumerate(lows.tolist()):
+            high = min(low + size, self.size)
+            own, done = slice(*first[number : number + 2]), slice(*ended[number : number + 2])
+            yield Window(
+                slices[own],
+                places[own],
+                tuple(
+                    Segment(segment.shard, max(segment.low, low) - low, min(segment.high, high) - low)
+                    for segment in self.segments
+                    if segment.low < high and segment.high > low
+                ),
+                tuple((max(a, low) - low, min(b, high) - low) for a, b in self.zeros if a < high and b > low),
+                self.ends[done] - low,
+            )
+
+
+class Stream:
+    """The shards to build, as a stream. Rows in output order, `counts[k]` of them for shard k.
+
+    Holds 8 bytes a row beside the rows.
+    """
+
+    def __init__(self, rows: Rows, extra: U32, shards: Sequence[OutputShard]) -> None:
+        self._rows = rows
+        self._extra = extra
+        self._shards = shards
+        counts = np.array([shard.records for shard in shards], dtype=np.int64)
+        sizes = np.array([shard.size for shard in shards], dtype=np.int64)
+        self._shard_ends = np.cumsum(sizes)
+        # Where each row ends in the stream: its bytes and those of all before it, and the ends of the archives before it.
+        self._row_ends = np.cumsum(rows["length"], dtype=np.int64)
+        self._row_ends *= BLOCK
+        self._row_ends += np.repeat(np.arange(len(shards), dtype=np.int64) * END_OF_ARCHIVE, counts)
+        self.size = int(self._shard_ends[-1]) if len(shards) else 0
+
+    def windows(self, size: int) -> Iterator[Window]:
+        """Cut the stream into windows of `size` bytes."""
+        for low in range(0, self.size, size):
+            yield self._window(low, min(low + size, self.size))
+
+    def _window(self, low: int, high: int) -> Window:
+        first = int(np.searchsorted(self._row_ends, low, side="right"))
+        last = int(np.searchsorted(self._row_ends, high, side="left")) + 1
+        rows, ends = self._rows[first:last], self._row_ends[first:last]
+        index, offset, length = slice_pairs(rows, self._extra)
+        offset *= BLOCK
+        length *= BLOCK
+        # A slice's place: where its row begins, and what of the row's slices stands before it.
+        place = ends[index] - rows["length"].astype(np.int64)[index] * BLOCK
+        if len(index) != len(rows):
+            before = np.cumsum(length) - length
+            starts = np.searchsorted(index, np.arange(len(rows)))
+            place += before - before[starts][index]
+        place -= low
+        shard = rows["shard"].astype(np.int64)[index]
+        slices, place = _join_adjacent(Slices(shard, offset, length), place)
+        slices, place = _clip(slices, place, high - low)
+        segments, zeros = self._segments(low, high)
+        finished = int(np.searchsorted(self._row_ends, high, side="right"))
+        return Window(slices, place, segments, zeros, self._row_ends[first:finished] - low)
+
+    def _segments(self, low: int, high: int) -> tuple[tuple[Segment, ...], tuple[tuple[int, int], ...]]:
+        segments: list[Segment] = []
+        zeros: list[tuple[int, int]] = []
+        number = int(np.searchsorted(self._shard_ends, low, side="right"))
+        at = low
+        while at < high:
+            end = int(self._shard_ends[number])
+            upto = min(end, high)
+            segments.append(Segment(self._shards[number], at - low, upto - low))
+            if upto > end - END_OF_ARCHIVE:
+                zeros.append((max(at, end - END_OF_ARCHIVE) - low, upto - low))
+            at = upto
+            number += 1
+        return tuple(segments), tuple(zeros)
+
+
+def _join_adjacent(slices: Slices, place: Index) -> tuple[Slices, Index]:
+    """Make one slice of neighbours that are neighbours in the source as well."""
+    if len(slices) < 2:
+        return slices, place
+    end = slices.offset[:-1] + slices.length[:-1]
+    breaks = slices.shard[1:] != slices.shard[:-1]
+    breaks |= slices.offset[1:] != end
+    breaks |= place[1:] != place[:-1] + slices.length[:-1]
+    if bool(breaks.all()):
+        return slices, place
+    starts = np.concatenate(([0], np.flatnonzero(breaks) + 1))
+    lengths = np.add.reduceat(slices.length, starts)
+    return Slices(slices.shard[starts], slices.offset[starts], lengths), place[starts]
+
+
+def _clip(slices: Slices, place: Index, size: int) -> tuple[Slices, Index]:
+    """Cut off what lies before or past the window [0, size)."""
+    low = np.clip(-place, 0, slices.length)
+    over = np.clip(place + slices.length - size, 0, slices.length)
+    length = slices.length - low - over
+    if not low.any() and not over.any():
+        return slices, place
+    kept = length > 0
+    clipped = Slices(slices.shard, slices.offset + low, length)
+    return clipped[kept], (place + low)[kept]
+
+
+def _cut(slices: Slices, places: Index, size: int) -> tuple[Slices, Index, Index]:
+    """Cut slices at every multiple of `size`: the pieces, their places within that part, and the number of the part."""
+    first = places // size
+    spans = (places + slices.length - 1) // size - first + 1
+    if len(spans) == int(spans.sum()):
+        return slices, places - first * size, first
+    index = np.repeat(np.arange(len(spans)), spans)
+    part = first[index] + np.arange(len(index)) - (np.cumsum(spans) - spans)[index]
+    whole = places[index]
+    low = np.maximum(whole, part * size)
+    high = np.minimum(whole + slices.length[index], (part + 1) * size)
+    return (
+        Slices(slices.shard[index], slices.offset[index] + low - whole, high - low),
+        low - part * size,
+        part,
+    )
