@@ -1,39 +1,39 @@
 """The job folder `OUTPUT/.dsort/<job id>/`: made, locked, found dead, removed.
 
-The lock is flock(2) on `lock` in that folder. The runner takes it and its ranks inherit it, so it is free
-only when no process of the job is left; the kernel gives it back when they are killed.
+The runner takes its lock alone and its ranks inherit it; a pod of a job in a cluster shares it with the others (see
+`dsort_worker.joblock`). So it can be had alone only when no process of the job is left; the kernel gives it back when they
+are killed.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import json
 import os
-import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dsort_api.reasons import DSortError, Reason
-from dsort_worker.staging import FOLDER, MANIFEST, Staging
+from dsort_worker.joblock import LOCK, Hold, lock, try_lock
+from dsort_worker.staging import FOLDER, MANIFEST, Staging, make_folder, remove_made
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-LOCK = "lock"
+    from collections.abc import Callable
 
 LOCK_SECONDS = 3.0
 """How long a predecessor that is being killed may take to let go of the lock."""
 
+POD_LOCK_SECONDS = 30.0
+"""Likewise the pods of a job in a cluster, which may take as long to end."""
+
 
 @dataclass(slots=True)
 class JobFolder:
-    """A locked job folder; owns the lock and knows which folders it had to make."""
+    """A locked job folder; owns the lock."""
 
     output: str
     job_id: str
     lock_fd: int
-    made: tuple[str, ...] = field(default=())
 
     @property
     def path(self) -> str:
@@ -41,17 +41,12 @@ class JobFolder:
         return os.path.join(self.output, FOLDER, self.job_id)
 
     def release(self, *, keep: bool) -> None:
-        """Give the lock back. Unless `keep`, remove what is staged, and the folders that this run made and
-        that are empty now.
+        """Give the lock back. Unless `keep`, remove what is staged, and the folders that were made for this
+        job and that are empty now.
         """
         try:
             if not keep:
                 remove_job_folder(self.output, self.job_id)
-                for path in reversed(self.made):
-                    try:
-                        os.rmdir(path)
-                    except OSError:
-                        break
         finally:
             os.close(self.lock_fd)
 
@@ -64,21 +59,21 @@ def claim(
     Raises DSortError JobBusy when another process holds the lock for longer than `patience` seconds,
     OutputUnwritable when the folder cannot be made.
     """
-    made = _make(os.path.abspath(output))
+    try:
+        made = make_folder(output)
+    except OSError as error:
+        raise _unwritable(error, output) from None
     try:
         lock_fd = _lock(output, job_id, patience=patience, sleep=sleep)
-        folder = JobFolder(output, job_id, lock_fd, made)
+        folder = JobFolder(output, job_id, lock_fd)
         try:
+            Staging(output, job=job_id, epoch="").record_made(made)
             remove_dead(output, besides=job_id)
         except BaseException:
             folder.release(keep=True)
             raise
     except BaseException:
-        for path in reversed(made):
-            try:
-                os.rmdir(path)
-            except OSError:
-                break
+        remove_made(reversed(made))
         raise
     return folder
 
@@ -87,13 +82,37 @@ def remove_dead(output: str, *, besides: str | None = None) -> list[str]:
     """Remove the job folders in `output` that no process holds; returns the ids removed."""
     removed = []
     for job_id in job_ids(output):
-        if job_id != besides and (fd := _try_lock(output, job_id)) is not None:
+        if job_id != besides and (fd := _held_by_nobody(output, job_id)) is not None:
             try:
                 remove_job_folder(output, job_id)
                 removed.append(job_id)
             finally:
                 os.close(fd)
     return removed
+
+
+def remove_job(output: str, job_id: str, *, patience: float = POD_LOCK_SECONDS) -> bool:
+    """Remove the folder of one job and, unless it is complete, what it published; False when nothing of it is there.
+
+    Raises DSortError JobBusy when a process of the job is still alive after `patience` seconds.
+    """
+    path = os.path.join(output, FOLDER, job_id)
+    try:
+        fd = lock(path, Hold.ALONE, patience=patience)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unremovable(error, path) from None
+    if fd is None:
+        raise DSortError(
+            Reason.JOB_BUSY,
+            f"{output}: job {job_id} is still running (a process holds {path}/{LOCK}); stop it first",
+        )
+    try:
+        remove_job_folder(output, job_id)
+    finally:
+        os.close(fd)
+    return True
 
 
 def job_ids(output: str) -> list[str]:
@@ -109,7 +128,7 @@ def live(output: str) -> list[str]:
     """The ids of the jobs in `output` that a process holds."""
     alive = []
     for job_id in job_ids(output):
-        fd = _try_lock(output, job_id)
+        fd = _held_by_nobody(output, job_id)
         if fd is None:
             alive.append(job_id)
         else:
@@ -120,119 +139,75 @@ def live(output: str) -> list[str]:
 def is_complete(output: str, job_id: str) -> bool:
     """Whether the manifest in `output` is that of this job: it comes last, so the shards beside it are a
     result.
-    """
-    import json
 
+    It says under which id it was written: a resource's uid, or the beginning of the fingerprint. A result of the
+    same fingerprint is this job's, too, whoever made it.
+    """
     try:
         with open(os.path.join(output, MANIFEST), encoding="utf-8") as file:
-            return str(json.load(file)["job"]["fingerprint"]).startswith(job_id)
-    except (OSError, ValueError, KeyError, TypeError):
+            manifest = json.load(file)
+        run, fingerprint = manifest.get("run", {}).get("id"), manifest["job"]["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+    return run == job_id or str(fingerprint).startswith(job_id)
 
 
 def remove_job_folder(output: str, job_id: str) -> None:
-    """Take back what the job has published, unless it got as far as the manifest, and remove its folder; the
-    caller holds the lock.
+    """Take back what the job has published, unless it got as far as the manifest, and remove its folder, and
+    the folders that were made for it and that are empty now; the caller holds the lock.
 
     Raises DSortError OutputUnwritable when something cannot be removed.
     """
-    path = os.path.join(output, FOLDER, job_id)
+    staging = Staging(output, job=job_id, epoch="")
+    made = staging.made()
     try:
         if not is_complete(output, job_id):
-            Staging(output, job=job_id, epoch="").take_back()
-        for entry in list(os.scandir(path)):
-            if entry.name == LOCK:
-                continue  # last, so that a run that waits for it does not meet a folder half removed
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                os.unlink(entry.path)
-        os.unlink(os.path.join(path, LOCK))
-        os.rmdir(path)
-    except FileNotFoundError:
-        pass
+            staging.seal()
+            staging.take_back()
+        staging.remove()
     except OSError as error:
-        raise DSortError(
-            Reason.OUTPUT_UNWRITABLE, f"{error.filename or path}: cannot be removed: {error.strerror}"
-        ) from None
-    try:
-        os.rmdir(os.path.dirname(path))
-    except OSError:
-        pass  # another job's folder stands beside it
-
-
-def _make(path: str) -> tuple[str, ...]:
-    """Make a folder and its parents; returns those that were not there, the outermost first."""
-    missing = list(_missing(path))[::-1]
-    made: list[str] = []
-    try:
-        for here in missing:
-            try:
-                os.mkdir(here)
-            except FileExistsError:
-                continue  # another job made it just now, so it is not this one's to remove
-            made.append(here)
-        if not os.path.isdir(path):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-    except OSError as error:
-        for here in reversed(made):
-            os.rmdir(here)
-        raise _unwritable(error, path) from None
-    return tuple(made)
-
-
-def _missing(path: str) -> Iterator[str]:
-    while not os.path.lexists(path):
-        yield path
-        path = os.path.dirname(path)
+        raise _unremovable(error, staging.home) from None
+    remove_made(made)
 
 
 def _lock(output: str, job_id: str, *, patience: float, sleep: Callable[[float], object]) -> int:
     path = os.path.join(output, FOLDER, job_id)
-    attempts = max(1, round(patience / 0.05))
-    for _ in range(attempts):
+    for _ in range(3):  # its last owner may remove the folder between two calls
         try:
             os.makedirs(path, exist_ok=True)
-            fd = _try_lock(output, job_id, create=True)
+            fd = lock(path, Hold.ALONE, patience=patience, sleep=sleep)
         except FileNotFoundError:
-            continue  # its last owner removed it between the two
+            continue
         except OSError as error:
             raise _unwritable(error, path) from None
         if fd is not None:
             return fd
-        sleep(0.05)
+        break
     raise DSortError(
         Reason.JOB_BUSY,
         f"another process is running this job (it holds {os.path.join(path, LOCK)}); wait for it, or stop it",
     )
 
 
-def _try_lock(output: str, job_id: str, *, create: bool = False) -> int | None:
-    """The locked file, or None when somebody else has it. Without `create` a folder that has no lock file
-    counts as dead, too.
-    """
-    path = os.path.join(output, FOLDER, job_id, LOCK)
+def _held_by_nobody(output: str, job_id: str) -> int | None:
+    """The lock, taken, or None when somebody has it."""
+    path = os.path.join(output, FOLDER, job_id)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except FileNotFoundError:
-        if create:
-            raise
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(fd).st_nlink:
-            return fd
-    except BlockingIOError:
-        pass
-    except BaseException:
-        os.close(fd)
-        raise
-    os.close(fd)  # held, or removed by its last owner after it was opened
-    return None
+        return try_lock(path, Hold.ALONE)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            return None  # removed just now, by whoever has it
+        raise _unremovable(error, path) from None
 
 
 def _unwritable(error: OSError, path: str) -> DSortError:
     return DSortError(
         Reason.OUTPUT_UNWRITABLE,
         f"spec.output.url: {error.filename or path}: cannot be made: {error.strerror}",
+    )
+
+
+def _unremovable(error: OSError, path: str) -> DSortError:
+    return DSortError(
+        Reason.OUTPUT_UNWRITABLE, f"{error.filename or path}: cannot be removed: {error.strerror}"
     )

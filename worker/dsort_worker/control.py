@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import os
 import threading
 from typing import Final
 
@@ -18,11 +19,15 @@ from pydantic import ValidationError
 
 from dsort_api.messages import PROTOCOL, Desired
 from dsort_worker.state import FINAL, RankState
+from dsort_worker.wire import http_url
 
 MOST_WAIT: Final = 30.0
 """Seconds a control request is held at the most."""
 
 _START_TIMEOUT: Final = 30.0
+
+SPOKEN: Final = tuple(version for version in (PROTOCOL - 1, PROTOCOL) if version >= 1)
+"""Versions of the protocol that a driver may speak: this one, and the one before it (a newer operator or an older one)."""
 
 
 class ControlServer:
@@ -50,7 +55,19 @@ class ControlServer:
             raise TimeoutError("the control endpoint did not start")
         if self._error is not None:
             raise self._error
-        return f"http://{self._host}:{self._port}"
+        return http_url(self._host, self._port)
+
+    def terminate(self, *, within: float, code: int) -> None:
+        """Wait for the driver no more, and end the process with `code` after `within` seconds. Takes no lock, so it may be
+        called in a handler of a signal.
+        """
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended, and the process is about to
+                self._loop.call_soon_threadsafe(self._end_within, within, code)
+
+    def _end_within(self, seconds: float, code: int) -> None:
+        self.final_answered.set()
+        asyncio.get_running_loop().call_later(seconds, os._exit, code)
 
     def stop(self) -> None:
         """Stop listening and end the thread; answers under way are finished."""
@@ -102,9 +119,10 @@ class ControlServer:
             desired = Desired.model_validate_json(await request.read())
         except ValidationError as error:
             return web.Response(status=400, text=f"not a desired state: {error}")
-        if desired.protocol != PROTOCOL:
+        if desired.protocol not in SPOKEN:
+            spoken = " and ".join(map(str, SPOKEN))
             return web.Response(
-                status=426, text=f"this rank speaks protocol {PROTOCOL}, the request has {desired.protocol}"
+                status=426, text=f"this rank speaks protocol {spoken}, the request has {desired.protocol}"
             )
         if desired.epoch and desired.epoch != self._state.epoch:
             return web.Response(status=409, text=f"this rank lives in epoch {self._state.epoch}")

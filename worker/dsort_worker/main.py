@@ -1,308 +1,73 @@
 """One rank as a process: settings in, exit code out.
 
 Three parts with a life of their own meet here: the control endpoint (its own thread), the data endpoint, and the rank's
-work; and the orders of whoever drives the rank. The first order brings the budget, from which all buffers are made, the
-next the peer table, and work begins. A rank that has come to an end keeps answering control until its driver has seen it.
+work; and the orders of whoever drives the rank (see `process`). A rank that has come to an end keeps answering control until
+its driver has seen it. SIGTERM ends it within seconds, whatever it is doing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import resource
-import signal
 import sys
-import threading
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Final
 
-from dsort_api.messages import Failure, JobDefinition, Outcome, Phase
-from dsort_api.reasons import EXIT_CODES, DSortError, Reason
-from dsort_worker.admission import Admission
-from dsort_worker.budget import Buffers, divide
+from dsort_api.messages import Failure
 from dsort_worker.control import ControlServer
-from dsort_worker.decisions import Decisions
-from dsort_worker.findings import FindingsLog
-from dsort_worker.locations import resolve
 from dsort_worker.malloc import keep_freed_memory
-from dsort_worker.peers import Patience, Peers
-from dsort_worker.pools import Pools
-from dsort_worker.rank import Rank
-from dsort_worker.rank0 import RankZero
-from dsort_worker.scan import Indexer
-from dsort_worker.serve import DataServer, Offers
-from dsort_worker.staging import Staging
+from dsort_worker.process import FAREWELL, Process, RankSettings
 from dsort_worker.state import RankState
-from dsort_worker.steps import Listed
+from dsort_worker.termination import GRACE, SIGTERM_EXIT, Termination
 
-log: Final = logging.getLogger("dsort.rank")
-
-SIGTERM_EXIT: Final = 143
-FAREWELL: Final = 30.0
-"""Seconds that an ended rank waits for its driver to see how it ended."""
+__all__ = ["RankSettings", "run_rank"]
 
 _SWITCH_INTERVAL: Final = 0.0005
 """Seconds a thread may keep the interpreter while another wants it: the loop must not wait for a busy thread."""
 
 
-@dataclass(frozen=True, slots=True)
-class RankSettings:
-    """How a rank is started. volumes: folder of each claim. scratch: for scratch files; None: beside the output.
-
-    short_circuit: this rank can open every input shard itself. Ports of 0 are chosen by the system.
-    """
-
-    rank: int
-    job: JobDefinition
-    token: str
-    host: str = "127.0.0.1"
-    control_port: int = 0
-    data_port: int = 0
-    volumes: Mapping[str, str] = field(default_factory=dict)
-    scratch: str | None = None
-    short_circuit: bool = True
-    patience: Patience = field(default_factory=Patience)
-    indexer: Indexer | None = None
-
-
-def run_rank(settings: RankSettings, *, on_ready: Callable[[str], None] = lambda _: None) -> int:
-    """Run one rank to its end; on_ready is called with the control url. Returns the exit code.
+def run_rank(
+    settings: RankSettings,
+    *,
+    on_ready: Callable[[str], None] = lambda _: None,
+    on_failure: Callable[[Failure], None] = lambda _: None,
+) -> int:
+    """Run one rank to its end; on_ready is called with the control url, on_failure with how it failed. Returns the exit code.
 
     Blocks. Installs a handler for SIGTERM (exit 143) and ignores SIGINT, so it belongs in a process's main thread.
     """
+    termination = Termination()
     _raise_file_limit()
     keep_freed_memory()
     sys.setswitchinterval(_SWITCH_INTERVAL)
     state = RankState(rank=settings.rank, epoch=uuid.uuid4().hex)
     control = ControlServer(state, host=settings.host, port=settings.control_port, token=settings.token)
-    on_ready(control.start())
-    try:
-        code = asyncio.run(_run(settings, state))
+    url = control.start()
+    with contextlib.ExitStack() as stack:
+        stack.callback(control.stop)
+        if settings.metrics_port is not None:
+            from dsort_worker.metrics import metrics  # the library is there in an image, not on every laptop
+
+            stack.enter_context(
+                metrics(state, job=settings.job.name, host=settings.host, port=settings.metrics_port)
+            )
+        on_ready(url)
+        code = asyncio.run(_run(settings, state, control, termination))
+        failure = state.observed().failure
+        if failure is not None and code != SIGTERM_EXIT:
+            on_failure(failure)
+        termination.tell(lambda: control.terminate(within=GRACE, code=code))
         if code != SIGTERM_EXIT:
             control.final_answered.wait(FAREWELL)
         return code
-    finally:
-        control.stop()
 
 
-async def _run(settings: RankSettings, state: RankState) -> int:
-    return await _Process(settings, state).run()
-
-
-class _Process:
-    """The rank's data loop: orders, endpoint, work."""
-
-    def __init__(self, settings: RankSettings, state: RankState) -> None:
-        self._settings = settings
-        self._state = state
-        self._told = asyncio.Event()
-        self._budget: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._cancelled = threading.Event()
-        self._terminated = False
-        self._error: DSortError | None = None
-        self._work: asyncio.Task[None] | None = None
-        self._peers: Peers | None = None
-        self._listed: Listed | None = None
-        self._zero: RankZero | None = None
-
-    async def run(self) -> int:
-        """Work until the end; returns the exit code."""
-        loop = asyncio.get_running_loop()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        loop.add_signal_handler(signal.SIGTERM, self._terminate)
-
-        def told() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it all that could be told
-                loop.call_soon_threadsafe(self._told.set)
-
-        self._state.on_told = told
-        self._told.set()  # an order may have come before
-        async with asyncio.TaskGroup() as group:
-            watch = group.create_task(self._watch())
-            self._work = group.create_task(self._guarded())
-            await asyncio.wait([self._work])
-            watch.cancel()
-        return self._exit_code()
-
-    def _exit_code(self) -> int:
-        if self._error is not None:
-            return self._error.exit_code
-        if self._terminated:
-            return SIGTERM_EXIT
-        stop = self._state.stop
-        return EXIT_CODES[Reason(stop.reason)] if self._state.phase is Phase.STOPPED and stop else 0
-
-    def _terminate(self) -> None:
-        self._terminated = True
-        self._end_work()
-
-    def _end_work(self) -> None:
-        self._cancelled.set()
-        if self._work is not None:
-            self._work.cancel()
-
-    def _fail(self, error: DSortError) -> None:
-        """A server found out that the job cannot go on."""
-        if self._error is None:
-            self._error = error
-            self._end_work()
-
-    async def _watch(self) -> None:
-        """Carry orders over from the control thread, until the order to stop."""
-        while self._state.stop is None:
-            await self._told.wait()
-            self._told.clear()
-            if self._state.memory_budget and not self._budget.done():
-                self._budget.set_result(self._state.memory_budget)
-            table = self._state.peers
-            if self._peers is not None and table is not None:
-                self._peers.update(table)
-        self._end_work()
-
-    async def _guarded(self) -> None:
-        """Work, and say how it ended: every failure ends in the observed state."""
-        try:
-            outcome = await self._job()
-        except asyncio.CancelledError:
-            pass
-        except BaseExceptionGroup as group:
-            self._error = self._error or _cause(group) or self._unexpected(group)
-        except DSortError as error:
-            self._error = self._error or error
-        except Exception as error:  # noqa: BLE001 - reported as InternalError, with its trace in the log
-            self._error = self._error or self._unexpected(error)
-        else:
-            self._state.finish(outcome)
-        self._cancelled.set()
-        if self._error is not None:
-            self._state.fail(Failure(reason=self._error.reason, message=self._error.message))
-        else:
-            self._state.stopped()  # no effect on a rank that has finished
-
-    def _unexpected(self, error: BaseException) -> DSortError:
-        log.error("rank %d failed", self._settings.rank, exc_info=error)
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        return DSortError(
-            Reason.INTERNAL,
-            f"rank {self._settings.rank}: {type(error).__name__}: {' '.join(str(error).split())}",
-        )
-
-    async def _job(self) -> Outcome:
-        """Make everything that the rank needs, in the order in which it depends on each other, and let it run."""
-        settings, state = self._settings, self._state
-        job = settings.job
-        input_root = resolve(job.spec.input.url, settings.volumes, field="spec.input.url")
-        output_root = resolve(job.spec.output.url, settings.volumes, field="spec.output.url")
-        division = divide(await self._budget)
-        state.reserve(division.reserved)
-        staging = Staging(output_root, job=job.id, epoch=state.epoch, ranks=job.ranks)
-        kept = not job.spec.dry_run
-        if kept:
-            staging.create()
-        findings = FindingsLog(
-            state, path=staging.findings_path(settings.rank) if kept else None, folder=output_root
-        )
-        async with contextlib.AsyncExitStack() as stack:
-            pools = Pools(windows=division.windows)
-            stack.callback(pools.close_all)
-            buffers = Buffers(count=division.windows, size=division.window)
-            stack.callback(buffers.close)
-            admission = Admission(slots=division.serve_slots, piece=division.piece)
-            stack.callback(admission.close)
-            peers = await stack.enter_async_context(
-                Peers(
-                    rank=settings.rank,
-                    job=job.id,
-                    token=settings.token,
-                    flows=division.flows,
-                    patience=settings.patience,
-                    on_received=self._received,
-                )
-            )
-            decisions = None
-            if settings.rank == 0:
-                self._zero = RankZero(
-                    job, staging=staging, input_root=input_root, output_root=output_root, findings=findings
-                )
-                decisions = Decisions(
-                    self._zero.decides(),
-                    ranks=job.ranks,
-                    folder=staging.plan if kept else None,
-                    threads=pools.decide,
-                )
-            offers = Offers()
-            server = DataServer(
-                offers,
-                job=job.id,
-                epoch=state.epoch,
-                token=settings.token,
-                admission=admission,
-                threads=pools.serve,
-                decisions=decisions,
-                poll=settings.patience.poll,
-                silence=settings.patience.silence,
-                on_sent=self._sent,
-                on_error=self._fail,
-            )
-            stack.push_async_callback(server.stop)
-            state.serve_at(await server.start(host=settings.host, port=settings.data_port))
-            self._peers = peers
-            self._told.set()
-            await peers.known()
-            outcome = await Rank(
-                rank=settings.rank,
-                ranks=job.ranks,
-                spec=job.spec,
-                input_root=input_root,
-                staging=staging,
-                scratch=settings.scratch or (staging.scratch if kept else None),
-                open_files=_open_files(),
-                short_circuit=settings.short_circuit,
-                state=state,
-                peers=peers,
-                offers=offers,
-                pools=pools,
-                buffers=buffers,
-                findings=findings,
-                decisions=decisions,
-                on_listed=self._on_listed,
-                cancelled=self._cancelled.is_set,
-                indexer=settings.indexer,
-            ).run()
-            if decisions is not None:
-                await decisions.farewell(wait=FAREWELL)
-            return outcome
-
-    def _on_listed(self, listed: Listed) -> None:
-        if self._zero is not None:
-            self._zero.listed = listed
-
-    def _sent(self, size: int) -> None:
-        self._state.traffic.sent += size
-
-    def _received(self, size: int) -> None:
-        self._state.traffic.received += size
-
-
-def _cause(group: BaseExceptionGroup[BaseException]) -> DSortError | None:
-    """The first failure with a reason in a group of exceptions."""
-    for error in group.exceptions:
-        if isinstance(error, DSortError):
-            return error
-        if isinstance(error, BaseExceptionGroup):
-            inner = _cause(error)
-            if inner is not None:
-                return inner
-    return None
-
-
-def _open_files() -> int:
-    """Input shards to keep open: several threads may each need a batch of them at a time."""
-    return max(16, min(1024, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 128) // 8))
+async def _run(
+    settings: RankSettings, state: RankState, control: ControlServer, termination: Termination
+) -> int:
+    return await Process(settings, state).run(control, termination)
 
 
 def _raise_file_limit() -> None:

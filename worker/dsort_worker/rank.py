@@ -98,8 +98,6 @@ class Rank:
 
     async def run(self) -> Outcome:
         """Go through all steps. Raises DSortError; cancelled when the rank is told to stop."""
-        if not self._spec.dry_run and (path := self._staging.published()):
-            return Outcome(state="Complete", manifest=path)  # this rank was replaced at the very end
         listed = await self._list()
         if listed.manifest is not None:
             return Outcome(state="AlreadyComplete", manifest=listed.manifest)

@@ -38,6 +38,7 @@ from dsort_worker.wire import (
     Checksum,
     checksum_bytes,
     decode_slices,
+    http_url,
 )
 
 MOST_BODY: Final = 256 << 20
@@ -94,7 +95,7 @@ class DataServer:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
-        return f"http://{host}:{self._runner.addresses[0][1]}"
+        return http_url(host, self._runner.addresses[0][1])
 
     async def stop(self) -> None:
         """Stop listening and end what is in progress."""

@@ -3,6 +3,8 @@
     OUTPUT/.dsort/<job>/plan/<ranks>/  rank 0's decisions, for that number of ranks
     OUTPUT/.dsort/<job>/stage/         shards being written, <number>.<epoch>
     OUTPUT/.dsort/<job>/commits/       commit records of shards that are whole and on disk, <number>.json
+    OUTPUT/.dsort/<job>/made/          which folders were made for this job: 0 the output folder, 1 its parent, ...
+    OUTPUT/.dsort/<job>/lock           held while a process of the job lives (see `joblock`)
 
 A shard is written under a name that carries the epoch of its writer, flushed to disk, and **committed** by an exclusive link
 of its commit record: of two writers (a rank and its replacement) one wins, and the bytes are the same. When every shard
@@ -19,11 +21,12 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 from dsort_api.reasons import DSortError, Reason
+from dsort_worker.joblock import LOCK
 
 FOLDER: Final = ".dsort"
 MANIFEST: Final = "dsort-manifest.json"
@@ -52,15 +55,39 @@ class Staging:
         self.output = output
         self.home = os.path.join(output, FOLDER, job)
         self.plan = os.path.join(self.home, "plan", str(ranks))
+        self._job = job
+        self._plans = os.path.join(self.home, "plan")
         self._stage = os.path.join(self.home, "stage")
         self._commits = os.path.join(self.home, "commits")
+        self._made = os.path.join(self.home, "made")
         self._epoch = epoch
 
     def create(self) -> None:
         """Make the folders, the output folder as well."""
+        with unwritable(self.output):
+            made = make_folder(self.output)
         for folder in (self.plan, self._stage, self._commits):
             with unwritable(folder):
                 os.makedirs(folder, exist_ok=True)
+        self.record_made(made)
+
+    def record_made(self, made: Sequence[str]) -> None:
+        """Keep on disk which folders were made for this job: the output folder and those above it."""
+        depth = os.path.abspath(self.output).count(os.sep)
+        with unwritable(self._made):
+            for path in made:
+                os.makedirs(self._made, exist_ok=True)
+                with open(os.path.join(self._made, str(depth - path.count(os.sep))), "wb"):
+                    pass
+
+    def made(self) -> list[str]:
+        """The folders that were made for this job, the output folder first, as far up as there is no gap."""
+        levels, path = set(self._names(self._made)), os.path.abspath(self.output)
+        made: list[str] = []
+        while str(len(made)) in levels:
+            made.append(path)
+            path = os.path.dirname(path)
+        return made
 
     def staged_name(self, number: int) -> str:
         """The name of a shard while this epoch writes it."""
@@ -144,17 +171,45 @@ class Staging:
                 yield commit
 
     def published(self) -> str | None:
-        """The manifest, when this job has been published whole: there is nothing left to do."""
+        """The manifest, when it was written under this job's id: every shard is in its place.
+
+        Where the id is one life of the job (a resource's uid) there is nothing left to do. An id that comes of a fingerprint
+        is that of every run of the job: see `publishing`.
+        """
         path = os.path.join(self.output, MANIFEST)
-        return (
-            path if os.path.exists(os.path.join(self.plan, "publish.json")) and os.path.exists(path) else None
-        )
+        run = _manifest(path).get("run")
+        return path if isinstance(run, dict) and run.get("id") == self._job else None
+
+    def publishing(self) -> bool:
+        """Whether the job got as far as publishing, and its staging is still there."""
+        plans = self._names(self._plans)
+        return any(os.path.exists(os.path.join(self._plans, ranks, "commit.json")) for ranks in plans)
+
+    def seal(self) -> None:
+        """Let nobody publish any more, not even a rank that nobody can reach: what is staged lies elsewhere from now on."""
+        sealed = os.path.join(self.home, "sealed")
+        with unwritable(self._stage):
+            try:
+                os.rename(self._stage, sealed)
+            except FileNotFoundError:
+                pass  # nothing was staged
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+                for name in self._names(
+                    self._stage
+                ):  # the job was begun anew after a removal that was broken off
+                    os.rename(os.path.join(self._stage, name), os.path.join(sealed, name))
+        self._stage = sealed
 
     def take_back(self) -> int:
         """Remove what this job published (never the file of somebody else); the number of files removed."""
         removed = 0
+        others = {
+            entry.get("name") for entry in _manifest(os.path.join(self.output, MANIFEST)).get("outputs", [])
+        }
         for commit in self.commits():
-            if self.is_mine(commit):
+            if commit.name not in others and self.is_mine(commit):
                 os.unlink(os.path.join(self.output, commit.name))
                 removed += 1
         for name in self._names(self.output):
@@ -183,13 +238,72 @@ class Staging:
             return []
 
     def remove(self) -> None:
-        """Remove the staging folder, and `.dsort` when no other job has one there."""
-        shutil.rmtree(self.home, ignore_errors=False)
+        """Remove the staging folder, the lock last, so that who waits for it meets no folder half removed; and `.dsort` when
+        no other job has one there.
+        """
+        with unwritable(self.home):
+            for name in sorted(self._names(self.home), key=lambda name: name == LOCK):
+                path = os.path.join(self.home, name)
+                if os.path.isdir(path) and not os.path.islink(path):
+                    shutil.rmtree(path)
+                else:
+                    os.unlink(path)
+            try:
+                os.rmdir(self.home)
+            except OSError as error:
+                # It was not there, or who waited for the lock has the folder now.
+                if error.errno not in {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
         with contextlib.suppress(OSError):  # another job's staging is in it
             os.rmdir(os.path.join(self.output, FOLDER))
 
     def _record(self, number: int) -> str:
         return os.path.join(self._commits, f"{number:08d}.json")
+
+
+def make_folder(path: str) -> tuple[str, ...]:
+    """Make a folder and its parents; the absolute paths of those that were not there, the outermost first.
+
+    Raises OSError, and leaves nothing that it made then.
+    """
+    path = here = os.path.abspath(path)
+    missing: list[str] = []
+    while not os.path.lexists(here):
+        missing.append(here)
+        here = os.path.dirname(here)
+    made: list[str] = []
+    try:
+        for here in reversed(missing):
+            try:
+                os.mkdir(here)
+            except FileExistsError:
+                continue  # another one made it just now, so it is not this one's to remove
+            made.append(here)
+        if not os.path.isdir(path):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    except OSError:
+        remove_made(reversed(made))
+        raise
+    return tuple(made)
+
+
+def remove_made(folders: Iterable[str]) -> None:
+    """Remove folders, the innermost first, up to the first that holds something."""
+    for path in folders:
+        try:
+            os.rmdir(path)
+        except OSError:
+            return
+
+
+def _manifest(path: str) -> dict[str, Any]:
+    """The manifest there; an empty one where there is none that can be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def place(source: str, target: str) -> None:

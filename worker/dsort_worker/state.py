@@ -6,11 +6,13 @@ driver should see at once wakes its held request, a mere count does not (the dri
 
 from __future__ import annotations
 
+import logging
 import resource
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from dsort_api.messages import (
     PROTOCOL,
@@ -27,6 +29,8 @@ from dsort_api.messages import (
 from dsort_api.messages import (
     Warning as Notice,
 )
+
+log: Final = logging.getLogger("dsort.rank")
 
 MOST_WARNINGS = 20
 """Warnings kept by name; all of them are in the findings file."""
@@ -107,6 +111,7 @@ class RankState:
             self.started = now
             self._phase = phase
             self.counters = counters or Counters()
+        log.info("phase %s", phase)
         self._changed()
 
     def fail(self, failure: Failure) -> None:
@@ -243,4 +248,6 @@ def memory_now(*, budget: int, reserved: int) -> Memory:
             rss = int(file.read().split()[1]) * resource.getpagesize()
     except OSError:  # no /proc: the peak is all that this system tells
         rss = peak
-    return Memory(budget=budget, reserved=reserved, rss=rss, peak_rss=peak)
+    return Memory(
+        budget=budget, reserved=reserved, rss=rss, peak_rss=max(rss, peak)
+    )  # the kernel counts both loosely

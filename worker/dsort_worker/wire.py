@@ -31,6 +31,11 @@ _COUNT: Final = struct.Struct("<I")
 Checksum = xxhash.xxh3_64
 
 
+def http_url(host: str, port: int) -> str:
+    """The url of an endpoint; an IPv6 address stands in brackets there."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def checksum_bytes(checksum: xxhash.xxh3_64) -> bytes:
     """The eight bytes that end a stream."""
     return checksum.intdigest().to_bytes(CHECKSUM_SIZE, "little")

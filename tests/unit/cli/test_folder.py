@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dsort_api.reasons import DSortError, Reason
-from dsort_cli.folder import claim, job_ids, live, remove_dead
+from dsort_cli.folder import claim, is_complete, job_ids, live, remove_dead, remove_job
+from dsort_worker.joblock import Hold, try_lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +85,7 @@ def test_dead_siblings_are_removed_and_live_ones_are_not(tmp_path: Path) -> None
     alive.release(keep=False)
 
 
-def _commit(output: Path, job_id: str) -> None:
+def _commit(output: Path, job_id: str, *, name: str = "o-0.tar") -> None:
     """As a rank does: a staged shard, its commit record, and its name in the output folder."""
     from dsort_worker.staging import Commit, Staging
 
@@ -93,7 +94,7 @@ def _commit(output: Path, job_id: str) -> None:
     path = staging.staged_path(staging.staged_name(0))
     with open(path, "wb") as file:
         file.write(b"shard")
-    commit = Commit(0, "o-0.tar", staging.staged_name(0), 5, 1, 1, "00")
+    commit = Commit(0, name, staging.staged_name(0), 5, 1, 1, "00")
     staging.commit(commit)
     staging.publish(commit)
 
@@ -105,6 +106,64 @@ def test_what_a_dead_job_published_is_taken_back_and_what_is_others_stays(tmp_pa
     folder.release(keep=True)
     assert remove_dead(str(tmp_path)) == ["0123456789abcdef"]
     assert os.listdir(tmp_path) == ["o-1.tar"]
+
+
+def test_one_job_is_removed_and_the_others_stay(tmp_path: Path) -> None:
+    output = tmp_path / "made" / "out"
+    for job_id in ("uid-1", "uid-2"):
+        _commit(output, job_id, name=f"{job_id}.tar")
+    assert remove_job(str(output), "uid-1")
+    assert sorted(os.listdir(output)) == [".dsort", "uid-2.tar"]
+    assert not remove_job(str(output), "uid-1")
+    assert remove_job(str(output), "uid-2")
+    assert os.listdir(tmp_path / "made") == ["out"], "it was made for the first"
+
+
+def test_the_output_folder_that_was_made_for_the_job_goes_with_it_unless_it_holds_something(
+    tmp_path: Path,
+) -> None:
+    for name in ("empty", "used"):
+        _commit(tmp_path / name / "out", "uid")
+    (tmp_path / "used" / "notes.txt").touch()
+    for name in ("empty", "used", "never-there"):
+        assert remove_job(str(tmp_path / name / "out"), "uid") == (name != "never-there")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["notes.txt", "used"]
+
+
+def test_a_job_that_a_pod_holds_is_busy_after_a_bounded_wait(tmp_path: Path) -> None:
+    _commit(tmp_path, "uid")
+    pods = [try_lock(str(tmp_path / ".dsort" / "uid"), Hold.SHARED) for _ in range(2)]
+    with pytest.raises(DSortError, match="still running") as error:
+        remove_job(str(tmp_path), "uid", patience=0.1)
+    assert error.value.reason is Reason.JOB_BUSY
+    assert live(str(tmp_path)) == ["uid"]
+    assert remove_dead(str(tmp_path)) == []
+    for pod in pods:
+        assert pod is not None
+        os.close(pod)
+    assert remove_job(str(tmp_path), "uid", patience=0.1)
+
+
+@pytest.mark.parametrize("job_id", ["1f0e6b1e-uid", "0123456789abcdef"])
+def test_a_job_is_complete_by_the_id_or_the_fingerprint_of_the_manifest(tmp_path: Path, job_id: str) -> None:
+    manifest = tmp_path / "dsort-manifest.json"
+    for text in ("", "[]", '{"run": 1}', '{"run": {"id": "x"}}', '{"job": {"fingerprint": 7}}'):
+        manifest.write_text(text)
+        assert not is_complete(str(tmp_path), job_id)
+    manifest.write_text(
+        json.dumps({"run": {"id": "1f0e6b1e-uid"}, "job": {"fingerprint": "0123456789abcdef" * 4}})
+    )
+    assert is_complete(str(tmp_path), job_id)
+    _commit(tmp_path, job_id)
+    assert remove_job(str(tmp_path), job_id)
+    assert sorted(os.listdir(tmp_path)) == ["dsort-manifest.json", "o-0.tar"]
+
+
+def test_what_a_run_that_was_killed_made_is_removed_by_the_next(tmp_path: Path) -> None:
+    output = tmp_path / "made" / "out"
+    claim(str(output), "job1").release(keep=True)  # as the kernel does
+    claim(str(output), "job1").release(keep=False)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_result_with_its_manifest_is_never_taken_back(tmp_path: Path) -> None:

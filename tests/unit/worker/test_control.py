@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ import pytest
 
 from dsort_api.messages import PROTOCOL, Desired, Observed, Outcome, Phase, Stop
 from dsort_api.reasons import Reason
-from dsort_worker.control import ControlServer
+from dsort_worker import control
+from dsort_worker.control import SPOKEN, ControlServer
 from dsort_worker.state import RankState
 
 DEADLINE = 30.0
@@ -88,10 +90,38 @@ def test_what_is_not_for_this_rank_is_refused(house: House) -> None:
         assert house.request(good, token=token)[0] == 401
     assert house.request("no json")[0] == 400
     assert house.request('{"wait_seconds": "soon"}')[0] == 400
-    assert house.request(Desired(protocol=99, memory_budget=5).model_dump_json())[0] == 426
+    for version in (99, 0, -1):
+        code, text = house.request(Desired(protocol=version, memory_budget=5).model_dump_json())
+        assert code == 426
+        assert (
+            text == f"this rank speaks protocol {' and '.join(map(str, SPOKEN))}, the request has {version}"
+        )
     code, text = house.request(Desired(epoch="e0", memory_budget=5).model_dump_json())
     assert (code, text) == (409, "this rank lives in epoch e1")
     assert house.state.memory_budget == 0
+
+
+def test_the_protocol_before_this_one_is_spoken_as_well(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert SPOKEN[-1] == PROTOCOL
+    monkeypatch.setattr(control, "SPOKEN", (6, 7))
+    for version in (6, 7):
+        assert house.tell(protocol=version).rank == 4
+    assert "speaks protocol 6 and 7," in house.request(Desired(protocol=8).model_dump_json())[1]
+
+
+def test_the_end_of_the_process_is_put_off_and_the_driver_not_waited_for(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    house.control.terminate(within=0.0, code=143)
+    assert house.control.final_answered.wait(DEADLINE)
+    wait_for(lambda: ended)
+    assert ended == [143]
+    house.control.stop()
+    house.control.terminate(within=0.0, code=143)  # the process is about to end by itself
 
 
 def test_health_needs_no_token(house: House) -> None:

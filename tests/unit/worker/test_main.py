@@ -8,7 +8,8 @@ import resource
 import pytest
 
 from dsort_api.reasons import DSortError, Reason
-from dsort_worker.main import _cause, _open_files, _raise_file_limit
+from dsort_worker.main import _raise_file_limit
+from dsort_worker.process import _cause, _open_files
 
 LOST = DSortError(Reason.PEER_LOST, "rank 1")
 

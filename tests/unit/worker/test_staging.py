@@ -11,7 +11,16 @@ import pytest
 
 from dsort_api.reasons import DSortError, Reason
 from dsort_worker.findings import Finding, FindingsLog
-from dsort_worker.staging import FINDINGS, MANIFEST, Commit, Staging, place, sync_folder, unwritable
+from dsort_worker.staging import (
+    FINDINGS,
+    MANIFEST,
+    Commit,
+    Staging,
+    make_folder,
+    place,
+    sync_folder,
+    unwritable,
+)
 from dsort_worker.state import RankState
 
 
@@ -49,13 +58,13 @@ def test_folders_are_made_with_the_output_folder(tmp_path: Path) -> None:
     output = tmp_path / "new" / "output"
     staging = staging_of(output)
     staging.create()
-    assert sorted(os.listdir(staging.home)) == ["commits", "plan", "stage"]
+    assert sorted(os.listdir(staging.home)) == ["commits", "made", "plan", "stage"]
     assert os.path.isdir(staging.scratch)
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DSortError, match="file/") as caught:
+    with pytest.raises(DSortError, match="file: Not a directory") as caught:
         staging_of(tmp_path / "file")
     assert caught.value.reason is Reason.OUTPUT_UNWRITABLE
 
@@ -177,16 +186,101 @@ def test_take_back_removes_what_this_job_published_and_nothing_else(tmp_path: Pa
     assert mine.take_back() == 0
 
 
-def test_a_job_is_published_when_decision_and_manifest_are_there(tmp_path: Path) -> None:
+def test_a_file_that_a_manifest_names_is_a_result_and_not_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_links(monkeypatch)  # where only the size tells whose file it is
     staging = staging_of(tmp_path)
-    manifest = tmp_path / MANIFEST
+    for number in range(2):
+        commit = stage(staging, number)
+        staging.commit(commit)
+        staging.publish(commit)
+    (tmp_path / MANIFEST).write_text(json.dumps({"run": {"id": "other"}, "outputs": [{"name": "out-0.tar"}]}))
+    assert staging.take_back() == 1
+    assert sorted(os.listdir(tmp_path)) == [".dsort", MANIFEST, "out-0.tar"]
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_is_sealed_is_published_by_nobody_and_still_known(
+    tmp_path: Path, links: bool, twice: bool
+) -> None:
+    staging, lost = staging_of(tmp_path), staging_of(tmp_path, epoch="e0")
+    commits = [stage(lost, number) for number in range(3)]
+    for commit in commits[:2]:
+        lost.commit(commit)
+    lost.publish(commits[0])
+    staging.seal()
+    with pytest.raises(DSortError):
+        lost.publish(commits[1])
+    if twice:  # the removal is broken off, and a run of the same job begins and dies
+        again = staging_of(tmp_path, epoch="e2")
+        late = stage(again, 2)
+        again.commit(late)
+        again.publish(late)
+        staging_of(tmp_path).seal()
+    staging.take_back()
+    assert os.listdir(tmp_path) == [".dsort"]
+    staging.remove()
+    staging.seal()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"run": null}', '{"run": {"id": "other"}}'])
+def test_a_manifest_that_is_not_of_this_job_does_not_end_it(tmp_path: Path, text: str) -> None:
+    staging = staging_of(tmp_path)
     assert staging.published() is None
-    manifest.write_text("{}")
+    (tmp_path / MANIFEST).write_text(text)
     assert staging.published() is None
-    (Path(staging.plan) / "publish.json").write_text(json.dumps({"manifest": str(manifest)}))
-    assert staging.published() == str(manifest)
-    manifest.unlink()
-    assert staging.published() is None
+
+
+def test_a_job_is_published_when_the_manifest_has_its_id_whatever_is_left_of_its_staging(
+    tmp_path: Path,
+) -> None:
+    staging = Staging(str(tmp_path), job="job", epoch="e9", ranks=7)  # another number of ranks, too
+    staging.create()
+    (tmp_path / MANIFEST).write_text('{"run": {"id": "job"}}')
+    assert staging.published() == str(tmp_path / MANIFEST)
+    staging.remove()
+    assert staging.published() == str(tmp_path / MANIFEST)
+
+
+def test_a_job_is_publishing_from_the_decision_that_all_is_committed(tmp_path: Path) -> None:
+    staging = staging_of(tmp_path)
+    assert not staging.publishing()
+    other = Staging(str(tmp_path), job="job", epoch="e1", ranks=3)
+    other.create()
+    (Path(other.plan) / "commit.json").write_text("{}")
+    assert staging.publishing()
+    staging.remove()
+    assert not staging.publishing()
+
+
+def test_what_was_made_for_a_job_is_known_to_every_life_of_it(tmp_path: Path) -> None:
+    output = tmp_path / "a" / "b"
+    first = staging_of(output)
+    assert first.made() == [str(output), str(output.parent)]
+    assert staging_of(output, epoch="e2").made() == first.made()
+    there = staging_of(tmp_path)
+    assert there.made() == []
+    gap = staging_of(tmp_path, job="gap")
+    gap.record_made([str(tmp_path.parent)])  # somebody else made the folder between
+    assert gap.made() == []
+
+
+def test_a_folder_that_cannot_be_made_leaves_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def refuse(path: str) -> None:
+        if path.endswith("c"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        mkdir(path)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(PermissionError):
+        make_folder(str(tmp_path / "a" / "b" / "c"))
+    assert os.listdir(tmp_path) == []
 
 
 def test_removing_leaves_other_jobs_their_staging(tmp_path: Path) -> None:

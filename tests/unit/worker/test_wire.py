@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsort_worker.gather import Slices
-from dsort_worker.wire import MAX_SLICES, Checksum, checksum_bytes, decode_slices, encode_slices
+from dsort_worker.wire import MAX_SLICES, Checksum, checksum_bytes, decode_slices, encode_slices, http_url
 
 U4 = st.integers(0, 2**32 - 1)
 
@@ -53,3 +53,8 @@ def test_a_stream_ends_with_its_xxh3_in_little_endian() -> None:
     checksum = Checksum()
     checksum.update(b"abc")
     assert checksum_bytes(checksum) == xxhash.xxh3_64_intdigest(b"abc").to_bytes(8, "little")
+
+
+def test_an_ipv6_address_stands_in_brackets() -> None:
+    assert http_url("10.1.2.3", 7400) == "http://10.1.2.3:7400"
+    assert http_url("fd00::7", 7400) == "http://[fd00::7]:7400"

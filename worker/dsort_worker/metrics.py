@@ -1,0 +1,87 @@
+"""Metrics of a rank, for Prometheus, on a port of their own: what the rank observes of itself, read when it is asked for.
+
+The library is imported here and nowhere else in the worker: a laptop does without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from dsort_api.reasons import DSortError, Reason
+from dsort_worker.state import RankState
+
+try:
+    import prometheus_client
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+    from prometheus_client.registry import Collector
+except ImportError as error:
+    raise DSortError(
+        Reason.INVALID_SPEC,
+        "--metrics: prometheus-client is not installed; pip install 'dsort-operator[operator]', or leave --metrics out",
+    ) from error
+
+_LABELS = ("dsortjob", "rank")
+"""On every metric. `job` would be Prometheus' own name for what it scrapes."""
+
+
+@contextlib.contextmanager
+def metrics(state: RankState, *, job: str, host: str, port: int) -> Iterator[str]:
+    """Serve `GET /metrics` for the length of the block, in a thread; yields its url. job: the name of the DSortJob.
+
+    Raises DSortError InternalError when the port cannot be had.
+    """
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(_RankCollector(state, job=job))
+    prometheus_client.ProcessCollector(registry=registry)
+    try:
+        server, thread = prometheus_client.start_http_server(port, addr=host, registry=registry)
+    except OSError as error:
+        raise DSortError(
+            Reason.INTERNAL, f"metrics on {host} port {port}: {error.strerror or error}"
+        ) from None
+    try:
+        yield f"http://{host}:{server.server_port}/metrics"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _RankCollector(Collector):
+    """Makes metrics of the observed state, at every scrape."""
+
+    def __init__(self, state: RankState, *, job: str) -> None:
+        self._state = state
+        self._job = job
+
+    def collect(self) -> Iterator[Metric]:
+        """The values now."""
+        seen, labels = self._state.observed(), (self._job, str(self._state.rank))
+        progress, memory = seen.progress, seen.memory
+        phase = InfoMetricFamily("dsort_rank_phase", "The phase that the rank is in.", labels=_LABELS)
+        phase.add_metric(labels, {"phase": seen.phase.value})
+        yield phase
+        for name, text, value in (
+            ("records_done", "Records done in this phase.", progress.records_done),
+            ("records_expected", "Records of this phase, 0 while not known.", progress.records_total),
+            ("bytes_done", "Bytes done in this phase.", progress.bytes_done),
+            ("bytes_expected", "Bytes of this phase, 0 while not known.", progress.bytes_total),
+            ("shards_done", "Shards done in this phase.", progress.shards_done),
+            ("shards_expected", "Shards of this phase, 0 while not known.", progress.shards_total),
+            ("memory_budget_bytes", "Memory that the rank may use.", memory.budget),
+            ("memory_reserved_bytes", "Memory of all buffers.", memory.reserved),
+            ("memory_resident_bytes", "Resident memory.", memory.rss),
+            ("memory_resident_peak_bytes", "Resident memory at its peak.", memory.peak_rss),
+        ):
+            gauge = GaugeMetricFamily(f"dsort_rank_{name}", text, labels=_LABELS)
+            gauge.add_metric(labels, value)
+            yield gauge
+        for name, text, value in (
+            ("sent_bytes", "Payload sent to other ranks.", progress.bytes_sent),
+            ("received_bytes", "Payload received from other ranks.", progress.bytes_received),
+            ("warnings", "Culprits that a reaction of Warn passed over.", seen.warning_count),
+        ):
+            counter = CounterMetricFamily(f"dsort_rank_{name}", text, labels=_LABELS)
+            counter.add_metric(labels, value)
+            yield counter
