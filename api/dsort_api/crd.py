@@ -171,23 +171,25 @@ EXTRAS: Final[Mapping[str, Mapping[str, Any]]] = {
 """What the server checks beyond types and bounds, by path in the spec. Sections that may not change are filled in with
 their defaults, so that adding what is meant anyway is no change."""
 
-_COLUMNS: Final = (
-    ("Status", "string", ".status.state", "The job in one word.", 0),
-    ("Progress", "string", ".status.progress.share", "Share of the phase that is done.", 0),
-    ("Ranks", "string", ".status.ready", "Ranks that answer, of all ranks.", 0),
+_WIDE: Final = {"priority": 1}
+_COLUMNS: Final[tuple[tuple[str, str, str, str, Mapping[str, int]], ...]] = (
+    ("Status", "string", ".status.state", "The job in one word.", {}),
+    ("Progress", "string", ".status.progress.share", "Share of the phase that is done.", {}),
+    ("Ranks", "string", ".status.ready", "Ranks that answer, of all ranks.", {}),
     (
         "Throttled",
         "string",
         ".status.conditions[?(@.type=='Throttled')].status",
-        "Whether the job is held back.",
-        0,
+        "Whether it is held back.",
+        {},
     ),
-    ("Age", "date", ".metadata.creationTimestamp", "Time since the job was created.", 0),
-    ("Records", "integer", ".status.recordsOut", "Records written to the output.", 1),
-    ("Bytes", "integer", ".status.bytesOut", "Bytes of the records written.", 1),
-    ("Rate", "string", ".status.rate", "Payload written per second.", 1),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since the job was created.", {}),
+    ("Records", "integer", ".status.recordsOut", "Records written to the output.", _WIDE),
+    ("Bytes", "integer", ".status.bytesOut", "Bytes of the records written.", _WIDE),
+    ("Rate", "string", ".status.rate", "Payload written per second.", _WIDE),
 )
-"""Name, type, path, description, and priority (1: only with -o wide)."""
+"""Name, type, path, description; wide: only with -o wide. A priority of 0 is left out as the server does, or else every
+`kubectl apply` would find something to change."""
 
 
 def custom_resource_definition() -> dict[str, Any]:
@@ -206,8 +208,8 @@ def custom_resource_definition() -> dict[str, Any]:
         "storage": True,
         "subresources": {"status": {}},
         "additionalPrinterColumns": [
-            {"name": name, "type": kind, "jsonPath": path, "description": description, "priority": priority}
-            for name, kind, path, description, priority in _COLUMNS
+            {"name": name, "type": kind, "jsonPath": path, "description": description, **extra}
+            for name, kind, path, description, extra in _COLUMNS
         ],
         "schema": {
             "openAPIV3Schema": {

@@ -153,7 +153,7 @@ def test_kubectl_shows_what_people_ask_for() -> None:
     columns = CRD["spec"]["versions"][0]["additionalPrinterColumns"]
     shown: dict[int, list[str]] = {0: [], 1: []}
     for one in columns:
-        shown[one["priority"]].append(one["name"])
+        shown[one.get("priority", 0)].append(one["name"])
         path = one["jsonPath"].lstrip(".")
         if path in NODES:
             assert NODES[path]["type"] == one["type"]

@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from dsort_api.crd import custom_resource_definition
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.spec import DSortJobSpec, load_job
-
-TABLE: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "jobs.yaml").read_text())
-
-
-def manifest(example: dict[str, Any]) -> dict[str, Any]:
-    """The example's job: the base, without what is dropped, with what is set."""
-    document: dict[str, Any] = copy.deepcopy(TABLE["base"])
-    for path in example.get("drop", ()):
-        *above, last = path.split(".")
-        here = document
-        for name in above:
-            here = here[name]
-        del here[last]
-    for path, value in example.get("set", {}).items():
-        *above, last = path.split(".")
-        here = document
-        for name in above:
-            here = here.setdefault(name, {})
-        here[last] = value
-    return document
-
-
-def title(example: dict[str, Any]) -> str:
-    drop = [f"no {path}" for path in example.get("drop", ())]
-    return ", ".join([*drop, json.dumps(example.get("set", {}))[1:61]]) or "base"
+from tests.support.jobs import TABLE, manifest, title
 
 
 def leaves(document: Any, path: str = "") -> set[str]:

@@ -1,0 +1,24 @@
+"""What the tests against a real API server share: the server, alone or with the controller manager, and the CRD on it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.apiserver import ControlPlane, apiserver, control_plane, kubernetes_assets
+from tests.support.crd import install, the_crd
+
+__all__ = ["apiserver", "control_plane", "kubernetes_assets"]
+
+
+@pytest.fixture(scope="session")
+def dsort_api(apiserver: ControlPlane) -> ControlPlane:
+    """The API server that nothing acts on, with the CRD."""
+    install(apiserver, the_crd())
+    return apiserver
+
+
+@pytest.fixture(scope="session")
+def dsort_cluster(control_plane: ControlPlane) -> ControlPlane:
+    """The API server with the controller manager, with the CRD."""
+    install(control_plane, the_crd())
+    return control_plane
