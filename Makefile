@@ -20,10 +20,10 @@ DEMO = $(HOUSE)/demo/bin
 BENCH = $(HOUSE)/bench/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench generate requirements clean dev-env demo-env bench-env
+.PHONY: help demo test e2e kind-up kind-down check format bench generate requirements clean dev-env demo-env bench-env
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: demo-env ## Shuffle 20,000 photographs with two workers, prove it, and draw a picture of it
 	@'$(DEMO)/python' '$(ROOT)/examples/demo/demo.py' $(if $(DEMO_ARGS),$(DEMO_ARGS),--cache '$(HOUSE)/demo-data')
@@ -39,6 +39,15 @@ format: dev-env ## Format the code and take the fixes that ruff is sure of
 
 bench: bench-env ## Compare with cp, GNU tar, a tarfile script and webdataset on this machine
 	@cd '$(ROOT)' && '$(BENCH)/python' -m benchmarks $(BENCH_ARGS)
+
+e2e: dev-env ## Run the tests on a real cluster: kind, or the one that DSORT_TEST_KUBECONFIG names
+	@cd '$(ROOT)' && '$(DEV)/python' scripts/layers.py e2e $(if $(PYTEST_ARGS),-- $(PYTEST_ARGS))
+
+kind-up: ## Bring a kind cluster up (built here where no image can be pulled); prints its kubeconfig
+	@'$(ROOT)/tests/kind/up'
+
+kind-down: ## Take it away with all that came with it
+	@'$(ROOT)/tests/kind/down'
 
 generate: dev-env ## Write crds/ from the models
 	@cd '$(ROOT)' && '$(DEV)/python' -m dsort_api.crd --write crds

@@ -62,6 +62,46 @@ def missing_tools(packages: dict[str, str]) -> str | None:
     return f"{', '.join(still)} not found: apt-get install {' '.join(names)}" if still else None
 
 
+def built(what: str, *, without: str) -> str | None:
+    """Have `tests/kind/build` build a part of the test cluster, when we may; say in words why there is none.
+
+    Root's machine is one for tests: there the Go programs are built, and Debian packages installed. Others use what is there.
+    """
+    if os.geteuid() != 0:
+        return without
+    done = subprocess.run([str(ROOT / "tests/kind/build"), what], stdout=subprocess.DEVNULL, check=False)
+    return f"tests/kind/build {what} failed (see above)" if done.returncode else None
+
+
+def missing_api_server() -> str | None:
+    """What the API server of the tests lacks."""
+    programs = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+    where = (
+        os.environ.get("KUBEBUILDER_ASSETS")
+        or subprocess.run(
+            [str(ROOT / "tests/kind/build"), "where"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    )
+    if all((Path(where) / program).exists() for program in programs):
+        return None
+    return built(
+        "assets",
+        without=f"{', '.join(programs)} are not in {where}: run tests/kind/assets, or set KUBEBUILDER_ASSETS",
+    )
+
+
+def missing_cluster() -> str | None:
+    """What the cluster of the tests lacks."""
+    if os.environ.get("DSORT_TEST_KUBECONFIG"):
+        return None
+    if (
+        shutil.which("docker")
+        and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+    ):
+        return None  # with the published node image
+    return built("node", without="it takes root, or Docker, or a cluster named by DSORT_TEST_KUBECONFIG")
+
+
 LAYERS: Final = (
     Layer("unit", "pure functions, arrays and modules on their own"),
     Layer(
@@ -69,6 +109,8 @@ LAYERS: Final = (
         "real worker processes on this machine",
         missing=lambda: missing_tools({"tar": "tar", "bsdtar": "libarchive-tools"}),
     ),
+    Layer("apiserver", "the operator against a real API server", missing=missing_api_server),
+    Layer("e2e", "chart, image and pods on a real cluster", missing=missing_cluster, measured=False),
 )
 
 
