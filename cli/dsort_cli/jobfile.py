@@ -17,9 +17,19 @@ def read_job(path: str) -> DSortJob:
     Raises DSortError InvalidSpec for everything that is wrong with it: no such file, no YAML, a key given
     twice, an unknown field, a bad value.
     """
+    return _load(path)[0]
+
+
+def read_manifest(path: str) -> dict[str, Any]:
+    """The manifest in the file as it is written there, when it is one that `read_job` takes."""
+    return _load(path)[1]
+
+
+def _load(path: str) -> tuple[DSortJob, dict[str, Any]]:
     from dsort_api.spec import load_job
 
-    return load_job(parse_yaml(_read(path), name=path), strict=True)
+    manifest = parse_yaml(_read(path), name=path)
+    return load_job(manifest, strict=True), manifest
 
 
 def parse_yaml(text: str, *, name: str) -> dict[str, Any]:

@@ -77,6 +77,10 @@ def _run(arguments: Sequence[str], signals: Signals | None) -> int:
                 from dsort_cli.clean import clean
 
                 return clean(options)
+            case "submit" | "watch" | "abort" | "logs" | "release":
+                from dsort_cli.clusterline import run as run_on_cluster
+
+                return run_on_cluster(options)
             case _:
                 from dsort_cli.worker import worker
 
@@ -100,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
 
     top = Parser(
         prog="dsort",
-        description="Shuffle, sort and repack WebDataset tar shards on this machine.",
+        description="Shuffle, sort and repack WebDataset tar shards, on this machine or on a Kubernetes cluster.",
         epilog="Exit codes: 0 success, 2 usage, 130 Ctrl-C; all others are in docs/exit-codes.md.",
         allow_abbrev=False,
     )
@@ -186,6 +190,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_false",
         help="send all payload through the network",
     )
+    from dsort_cli.clusterline import add_commands
+
+    add_commands(commands)
     return top
 
 
