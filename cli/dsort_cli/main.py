@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from dsort_cli.signals import Signals
 
@@ -81,6 +81,10 @@ def _run(arguments: Sequence[str], signals: Signals | None) -> int:
                 from dsort_cli.clusterline import run as run_on_cluster
 
                 return run_on_cluster(options)
+            case "operator":
+                from dsort_cli.operator import operator
+
+                return operator(options)
             case _:
                 from dsort_cli.worker import worker
 
@@ -101,6 +105,15 @@ def parser() -> argparse.ArgumentParser:
 
         def error(self, message: str) -> NoReturn:
             self.exit(EXIT_USAGE, f"error: {message}; see {self.prog} --help\n")
+
+        flags: Callable[[argparse.ArgumentParser], None] | None = None
+        """Adds the flags of a command whose flags only that command itself is to pay for."""
+
+        def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+            if self.flags is not None:
+                add, self.flags = self.flags, None
+                add(self)
+            return super().parse_known_args(args, namespace)
 
     top = Parser(
         prog="dsort",
@@ -193,7 +206,18 @@ def parser() -> argparse.ArgumentParser:
     from dsort_cli.clusterline import add_commands
 
     add_commands(commands)
+    commands.add_parser(
+        "operator",
+        help="run the operator",
+        description="Run the operator of a cluster: it looks after DSortJobs until a signal ends it.",
+    ).flags = _operator_flags
     return top
+
+
+def _operator_flags(command: argparse.ArgumentParser) -> None:
+    from dsort_operator.settings import add_flags
+
+    add_flags(command)
 
 
 def _add_claims(command: argparse.ArgumentParser, flag: str) -> None:

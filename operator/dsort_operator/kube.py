@@ -4,7 +4,7 @@ What the operator may do, and why (`dsort operator` needs these rights and no ot
 
 | group | resource | verbs | for |
 |---|---|---|---|
-| dsort.dev | dsortjobs | list, watch, patch, delete | following them; the finalizer; time to live |
+| dsort.dev | dsortjobs | get, list, watch, patch, delete | following them; the finalizer; time to live |
 | dsort.dev | dsortjobs/status | patch | the status |
 | dsort.dev | dsortjobs/finalizers | update | owner references that block deletion, where the cluster checks them |
 | batch | jobs | get, list, watch, create, patch, delete | worker and cleanup Jobs; suspending them |

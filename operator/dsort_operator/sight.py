@@ -40,18 +40,21 @@ class Sight:
     jobs: Index = field(default_factory=dict)
     workloads: Index = field(default_factory=dict)
     pods: Index = field(default_factory=dict)
-    gone: set[str] = field(default_factory=set)
-    """uids of DSortJobs that are not there any more, although no watch said so."""
+    _known: dict[str, JobSight] = field(default_factory=dict)
 
-    def job(self, uid: str) -> Body | None:
-        """A DSortJob."""
-        return None if uid in self.gone else next(iter(self.jobs.get(uid, _NONE)), None)
+    def of(self, uid: str) -> JobSight:
+        """What is known of one DSortJob; it is remembered until `forget`."""
+        return self._known.setdefault(uid, JobSight(self, uid))
+
+    def forget(self, uid: str) -> None:
+        """A watch has told of the end of this DSortJob."""
+        self._known.pop(uid, None)
 
     def states(self) -> Mapping[str, int]:
         """How many DSortJobs there are, by state."""
         counts = dict.fromkeys(map(str, State), 0)
         for uid in self.jobs:
-            body = self.job(uid)
+            body = self.of(uid).job
             if body is not None and is_ours(body):
                 state = part(body, "status").get("state") or str(State.PENDING)
                 counts[state] = counts.get(state, 0) + 1
@@ -66,11 +69,12 @@ class JobSight:
         self._sight = sight
         self._answers: dict[str, Body] = {}
         self._gone: set[str] = set()
+        self._is_gone = False
 
     @property
     def job(self) -> Body | None:
         """The DSortJob itself; None when it is gone."""
-        seen = self._sight.job(self.uid)
+        seen = None if self._is_gone else next(iter(self._sight.jobs.get(self.uid, _NONE)), None)
         return None if seen is None else self._newest(seen)
 
     @property
@@ -88,8 +92,8 @@ class JobSight:
         self._answers[part(body, "metadata")["uid"]] = body
 
     def vanished(self) -> None:
-        """The DSortJob is not there any more."""
-        self._sight.gone.add(self.uid)
+        """The DSortJob is not there any more, although no watch said so yet."""
+        self._is_gone = True
 
     def snapshot(self) -> frozenset[str]:
         """The uids of all children that are known now."""

@@ -1,0 +1,176 @@
+"""Gather the world of one DSortJob: what the watches saw, what its ranks say, and what is asked for when it is needed.
+
+What is kept in memory saves requests and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from dsort_api.labels import COMPONENT_LABEL, JOB_UID_LABEL, WORKER_COMPONENT
+from dsort_api.messages import JobDefinition
+from dsort_operator.children import Body, items, part, time_of
+from dsort_operator.jobcontrol import JobControl
+from dsort_operator.kube import BATCH, CORE, ApiError, Kube, path_of
+from dsort_operator.naming import base_name, cleanup_name
+from dsort_operator.nodes import count_nodes
+from dsort_operator.pods import DEFINITION_KEY, TOKEN_KEY
+from dsort_operator.sight import JobSight
+from dsort_operator.volumes import claims_of
+from dsort_operator.world import World
+
+log = logging.getLogger(__name__)
+
+RESYNC_SECONDS: Final = 60.0
+"""How often the children are listed: what a watch has missed is noticed then."""
+
+
+class NotOursError(Exception):
+    """Something else has the name of a child."""
+
+
+@dataclass(slots=True)
+class Gatherer:
+    """Gathers the world of one DSortJob. denied, namespace_ending: what the API server said to actions.
+
+    Raises ApiError when the API server does not answer, and NotOursError.
+    """
+
+    kube: Kube
+    sight: JobSight
+    control: JobControl
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    denied: dict[str, str] = field(default_factory=dict)
+    namespace_ending: bool = False
+    definition: JobDefinition | None = None
+    _token: str | None = None
+    _claims: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
+    _listed: float | None = None
+
+    async def gather(self, job: Body) -> World:
+        """The world as it is now, as far as anybody knows."""
+        metadata = part(job, "metadata")
+        name, uid = metadata["name"], metadata["uid"]
+        await self._resync(metadata["namespace"])
+        world = World.of(
+            job,
+            workers=self.sight.workload(base_name(name, uid=uid)),
+            pods=[pod for pod in self.sight.pods if _is_worker(pod)],
+            cleanup=self.sight.workload(cleanup_name(name, uid=uid)),
+            namespace_deleting=self.namespace_ending,
+            reports=self.control.reports(),
+            refused=self.control.refused(),
+            denied=dict(self.denied),
+        )
+        await self._read_definition(world)
+        if world.workers is None:
+            await self._read_claims(world)
+        return replace(
+            world,
+            definition=self.definition,
+            claims=self._claims,
+            nodes=await self._count_nodes(world),
+            lost_nodes=await self._lost_nodes(world),
+        )
+
+    async def _resync(self, namespace: str) -> None:
+        """List the children once in a while, so that a deletion that no watch told of is seen."""
+        if self._listed is not None and self.clock() - self._listed < RESYNC_SECONDS:
+            return
+        if self._listed is not None:  # at first the watches have just begun, with lists of their own
+            known = self.sight.snapshot()
+            selector = {"labelSelector": f"{JOB_UID_LABEL}={self.sight.uid}"}
+            pods = await self.kube.items(path_of(CORE, "pods", namespace=namespace), **selector)
+            jobs = await self.kube.items(path_of(BATCH, "jobs", namespace=namespace), **selector)
+            self.sight.listed(pods=pods, workloads=jobs, known=known)
+        self._listed = self.clock()
+        self.denied.clear()  # rights and quotas change
+
+    async def _read_definition(self, world: World) -> None:
+        if self.definition is None:
+            name = base_name(world.name, uid=world.uid)
+            body = await self.kube.get(path_of(CORE, "configmaps", namespace=world.namespace, name=name))
+            if body is not None:
+                check_owner(body, world.uid)
+                self.definition = JobDefinition.model_validate_json(part(body, "data")[DEFINITION_KEY])
+
+    async def read_token(self, world: World) -> str | None:
+        """The token of the job; None when there is no Secret."""
+        if self._token is None:
+            name = base_name(world.name, uid=world.uid)
+            body = await self.kube.get(path_of(CORE, "secrets", namespace=world.namespace, name=name))
+            if body is not None:
+                check_owner(body, world.uid)
+                self._token = base64.b64decode(part(body, "data")[TOKEN_KEY]).decode()
+        return self._token
+
+    async def _read_claims(self, world: World) -> None:
+        """The access modes of the claims that are named; what was found does not change."""
+        for name in claims_of(world.job.spec) if world.job else ():
+            if self._claims.get(name) is None:
+                path = path_of(CORE, "persistentvolumeclaims", namespace=world.namespace, name=name)
+                body = await self.kube.get(path)
+                modes = None if body is None else tuple(part(body, "spec").get("accessModes") or ())
+                self._claims[name] = modes
+
+    async def _count_nodes(self, world: World) -> int | None:
+        job = world.job
+        if self.definition is not None or job is None or not job.spec.workers.one_per_node:
+            return None
+        try:
+            return count_nodes(
+                await self.kube.items(f"{CORE}/nodes", resourceVersion="0"),
+                template=job.spec.workers.template,
+            )
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            log.warning("nodes cannot be counted: %s", error)
+            return None
+
+    async def _lost_nodes(self, world: World) -> dict[str, datetime]:
+        """Since when nodes are not Ready, of those that pods should have gone from by now."""
+        now = self.now()
+        names = {pod.node for pod in world.live_pods if pod.node and pod.deleted and pod.deleted < now}
+        lost = {}
+        for name in names:
+            try:
+                node = await self.kube.get(f"{CORE}/nodes/{name}")
+            except ApiError as error:
+                if error.status != 403:
+                    raise
+                log.warning("whether node %s is lost cannot be seen: %s", name, error)
+                continue
+            since = _not_ready_since(node)
+            if since is not None:
+                lost[name] = since
+        return lost
+
+
+def check_owner(body: Body, uid: str) -> None:
+    """Raise NotOursError unless the object is a child of the DSortJob."""
+    metadata = part(body, "metadata")
+    if uid not in {owner.get("uid") for owner in items(metadata, "ownerReferences")}:
+        raise NotOursError(
+            f"{body.get('kind')} {metadata.get('name')} is there and belongs to something else"
+        )
+
+
+def _is_worker(pod: Body) -> bool:
+    return bool(part(part(pod, "metadata"), "labels").get(COMPONENT_LABEL) == WORKER_COMPONENT)
+
+
+def _not_ready_since(node: Body | None) -> datetime | None:
+    if node is None:
+        return datetime.min.replace(tzinfo=UTC)
+    for condition in items(part(node, "status"), "conditions"):
+        if condition.get("type") == "Ready" and condition.get("status") != "True":
+            return time_of(condition.get("lastTransitionTime"))
+    return None
