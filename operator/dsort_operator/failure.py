@@ -76,7 +76,7 @@ def newest(pods: Iterable[WorkerPod]) -> dict[int, WorkerPod]:
     ordered = sorted(
         pods, key=lambda pod: (pod.created.timestamp() if pod.created else 0.0, pod.live, pod.name)
     )
-    return {pod.index: pod for pod in ordered}
+    return {pod.index: pod for pod in ordered if pod.index >= 0}
 
 
 def one_line(text: str) -> str:

@@ -13,6 +13,8 @@ from dsort_api.spec import DSortJobSpec
 
 VOLUMES: Final = "/volumes"
 """Folder of the claims in a pod."""
+MANIFEST: Final = "dsort-manifest.json"
+"""Name of the manifest, beside the shards."""
 SCRATCH: Final = "/scratch"
 """Folder for what a rank spills."""
 DEFINITION: Final = "/etc/dsort"
