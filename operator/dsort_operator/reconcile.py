@@ -33,8 +33,6 @@ from dsort_operator.world import World
 
 log = logging.getLogger(__name__)
 
-_MOST_ROUNDS: Final = 8
-"""Actions change the world; so often is it looked at again before the status is written."""
 _LONGEST_NOTE: Final = 1024
 _TOKEN_BYTES: Final = 32
 
@@ -76,28 +74,21 @@ class Reconciler:
         job = self.sight.job
         if job is None:
             return Rest(None, over=True)
-        rounds = 0
-        while True:
-            world = await self.gatherer.gather(job)
-            wanted = plan(world, now=self.now(), settings=self.bounds)
-            await self._steer(world, wanted)
-            if wanted.active and not world.deleting and not has_finalizer(job):
-                await self._set_finalizers(job, [FINALIZER])
-            for action in wanted.actions:
-                await self._carry_out(action, world)
-            job = self.sight.job
-            if job is None:
-                return Rest(None, over=True)
-            rounds += 1
-            if not wanted.actions or rounds == _MOST_ROUNDS:
-                break
+        world = await self.gatherer.gather(job)
+        wanted = plan(world, now=self.now(), settings=self.bounds)
+        await self._steer(world, wanted)
+        if wanted.active and not world.deleting and not has_finalizer(job):
+            await self._set_finalizers(job, [FINALIZER])
+        denied = [action for action in wanted.actions if not await self._carry_out(action, world)]
         await self._write_status(world, wanted)
         for event in wanted.events:
             await self._tell(job, event)
         if not wanted.active and has_finalizer(job):
             await self._set_finalizers(job, [])
-        if wanted.actions:
-            return Rest(0.0)
+        if self.sight.job is None:
+            return Rest(None, over=True)
+        if wanted.actions and not denied:
+            return Rest(0.0)  # the world is another one now
         return Rest(wanted.wake_after, over=not wanted.active and wanted.wake_after is None)
 
     # What is to be
@@ -112,7 +103,8 @@ class Reconciler:
             return
         await self.control.steer(world.pods, definition=definition, token=token, stop=wanted.stop)
 
-    async def _carry_out(self, action: act.Action, world: World) -> None:
+    async def _carry_out(self, action: act.Action, world: World) -> bool:
+        """Whether it is done; False when the API server denies it for good."""
         name = type(action).__name__
         try:
             await self._do(action, world)
@@ -124,9 +116,10 @@ class Reconciler:
             else:
                 raise
             log.warning("%s: %s", name, error)
-        else:
-            self.gatherer.denied.pop(name, None)
-            log.info("%s", name)
+            return False
+        self.gatherer.denied.pop(name, None)
+        log.info("%s", name)
+        return True
 
     async def _do(self, action: act.Action, world: World) -> None:
         namespace, base = world.namespace, base_name(world.name, uid=world.uid)
