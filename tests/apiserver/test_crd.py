@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ import pytest
 
 from dsort_api.crd import PLURAL
 from dsort_api.fields import LONGEST_ENTRY
+from dsort_api.quantity import LONGEST
 from dsort_api.reasons import DSortError, Reason
-from dsort_api.spec import load_job
+from dsort_api.spec import MOST_ENTRIES, load_job
 from dsort_api.status import ConditionType, State, load_status
+from dsort_api.urls import LONGEST_URL
 from tests.support.apiserver import ControlPlane
 from tests.support.crd import APPLY, JOBS, MERGE, await_that, install, the_crd
 from tests.support.jobs import TABLE, change_title, manifest, title
@@ -87,11 +90,48 @@ def test_a_job_with_as_many_entries_as_fit_may_be_created_and_changed(plane: Con
     assert (code, "input is immutable" in message) == (422, True)
 
 
-def test_entries_have_the_lengths_of_the_loader(plane: ControlPlane) -> None:
-    at_most = manifest({"set": {"spec.input.shards": ["a" * LONGEST_ENTRY]}})
-    plane.request("POST", JOBS + STRICT, at_most)
-    more = manifest({"set": {"spec.input.shards": ["a" * LONGEST_ENTRY + "a"], "metadata.name": "more"}})
-    assert refusal(plane.request, "POST", JOBS + STRICT, more)[0] == 422
+TEMPLATE = "spec.workers.template"
+NAMES = [f"{kind}ClassName" for kind in ("priority", "runtime")] + ["schedulerName"]
+
+
+def many(number: int, value: object) -> dict[str, Any]:
+    return {f"name-{place}": value for place in range(number)}
+
+
+def lengths() -> Iterator[tuple[str, Any, Any]]:
+    """Fields, the longest value that each takes, and one that is longer by one."""
+    for side in ("input", "output"):
+        yield f"spec.{side}.url", "file:///" + "a" * (LONGEST_URL - 8), "file:///" + "a" * (LONGEST_URL - 7)
+    yield "spec.input.shards", ["a"] * MOST_ENTRIES, ["a"] * (MOST_ENTRIES + 1)
+    yield "spec.input.shards", ["a" * LONGEST_ENTRY], ["a" * (LONGEST_ENTRY + 1)]
+    for path in ("spec.output.shardSize", "spec.memory.budget", "spec.workers.scratchSizeLimit"):
+        yield path, "1Gi".zfill(LONGEST), "1Gi".zfill(LONGEST + 1)
+    for kind in ("requests", "limits"):
+        path = f"{TEMPLATE}.spec.resources.{kind}"
+        yield path, {"a": "1".zfill(LONGEST)}, {"a": "1".zfill(LONGEST + 1)}
+        yield path, many(16, 1), many(17, 1)
+    for path in ("metadata.labels", "metadata.annotations", "spec.nodeSelector"):
+        yield f"{TEMPLATE}.{path}", many(64, "x"), many(65, "x")
+    for path in ("metadata.labels", "spec.nodeSelector"):
+        yield f"{TEMPLATE}.{path}", {"a": "b" * 63}, {"a": "b" * 64}
+    yield f"{TEMPLATE}.spec.tolerations", [{}] * 64, [{}] * 65
+    yield f"{TEMPLATE}.spec.imagePullSecrets", [{"name": "a"}] * 64, [{"name": "a"}] * 65
+    yield f"{TEMPLATE}.spec.imagePullSecrets", [{"name": "a" * 253}], [{"name": "a" * 254}]
+    yield f"{TEMPLATE}.spec.securityContext.supplementalGroups", [1] * 64, [1] * 65
+    for name in NAMES:
+        yield f"{TEMPLATE}.spec.{name}", "a" * 253, "a" * 254
+
+
+@pytest.mark.parametrize(("path", "longest", "longer"), list(lengths()))
+def test_server_and_loader_take_the_same_lengths(
+    plane: ControlPlane, path: str, longest: Any, longer: Any
+) -> None:
+    fits, too_long = manifest({"set": {path: longest}}), manifest({"set": {path: longer}})
+    plane.request("POST", JOBS + STRICT, fits)
+    assert refusal(plane.request, "POST", JOBS + STRICT, too_long)[0] == 422
+    load_job(fits, strict=True)
+    with pytest.raises(DSortError, match="^" + re.escape(path)):
+        load_job(too_long, strict=True)
 
 
 # Changes.
