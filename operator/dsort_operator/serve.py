@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import kopf
 from kubernetes.aio.client import Configuration
@@ -114,6 +114,7 @@ async def _operate(
         login=partial(session_of, configuration, tracing=probes.watches.tracing()),
     )
     probes.watches.expect(watched_paths(settings))
+    identity: Any = settings.identity  # kopf would look for a user's name, which a container may not have
     async with asyncio.TaskGroup() as group:  # if the Lease is lost, both end at once
         group.create_task(daemons.run())
         group.create_task(
@@ -123,5 +124,6 @@ async def _operate(
                 clusterwide=not settings.watch_namespaces,
                 namespaces=settings.watch_namespaces,
                 stop_flag=stop,
+                identity=identity,
             )
         )
