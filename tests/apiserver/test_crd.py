@@ -102,6 +102,7 @@ def lengths() -> Iterator[tuple[str, Any, Any]]:
     """Fields, the longest value that each takes, and one that is longer by one."""
     for side in ("input", "output"):
         yield f"spec.{side}.url", "file:///" + "a" * (LONGEST_URL - 8), "file:///" + "a" * (LONGEST_URL - 7)
+    yield "spec.output.name", f"{'a' * 251}.tar", f"{'a' * 252}.tar"
     yield "spec.input.shards", ["a"] * MOST_ENTRIES, ["a"] * (MOST_ENTRIES + 1)
     yield "spec.input.shards", ["a" * LONGEST_ENTRY], ["a" * (LONGEST_ENTRY + 1)]
     for path in ("spec.output.shardSize", "spec.memory.budget", "spec.workers.scratchSizeLimit"):

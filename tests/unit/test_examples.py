@@ -11,18 +11,29 @@ import yaml
 from dsort_api.spec import load_job
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+EXAMPLES = sorted(
+    path for path in (ROOT / "examples").rglob("*.yaml") if "kind: DSortJob" in path.read_text().splitlines()
+)
 PAGES = [str(path.relative_to(ROOT)) for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_example_loads_strictly(path: Path) -> None:
     job = load_job(yaml.safe_load(path.read_text()), strict=True)
     assert job.metadata.name
 
 
 def test_the_examples_are_where_the_documents_say() -> None:
-    assert {path.stem for path in EXAMPLES} >= {"shuffle", "sort-by-key", "repack", "split-evenly"}
+    found = {str(path.relative_to(ROOT / "examples").with_suffix("")) for path in EXAMPLES}
+    assert found >= {"shuffle", "sort-by-key", "repack", "split-evenly", "kubernetes/shuffle"}
+
+
+def test_what_an_example_names_for_a_cluster_is_beside_it() -> None:
+    claim = yaml.safe_load((ROOT / "examples/kubernetes/claim.yaml").read_text())
+    job = load_job(yaml.safe_load((ROOT / "examples/kubernetes/shuffle.yaml").read_text()), strict=True)
+    for url in (job.spec.input.url, job.spec.output.url):
+        assert url.startswith(f"pvc://{claim['metadata']['name']}/")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
 @pytest.mark.parametrize("page", PAGES)
