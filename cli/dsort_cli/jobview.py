@@ -67,7 +67,7 @@ class JobView:
         parts = []
         if self.percent is not None:
             parts.append(f"{self.percent}%")
-        if self.ready and self.state != "Running":
+        if self.ready and self.state != "Running" and not self.notes:
             parts.append(f"{self.ready} ranks ready")
         if self.records_done:
             parts.append(f"{self.records_done:,} records")

@@ -29,7 +29,7 @@ def condition(kind: str, status: str = "True", *, reason: str = "R", message: st
                 "ready": "0/2",
                 "conditions": [condition("WorkersReady", "False", message="0/3 nodes are available")],
             },
-            "starting: 0/2 ranks ready, 0/3 nodes are available",
+            "starting: 0/3 nodes are available",
         ),
         (
             {
