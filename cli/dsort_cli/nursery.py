@@ -40,8 +40,8 @@ def main(connection_fd: int) -> NoReturn:
     The process was forked from the runner and has the signals that end it blocked. It keeps nothing of the
     runner's but standard error and `connection_fd`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C on the terminal is the runner's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)  # a Ctrl-C on the terminal is the runner's to handle
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

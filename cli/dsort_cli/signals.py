@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
@@ -37,8 +37,10 @@ class Signals:
 
     def __enter__(self) -> Self:
         self._before = {number: signal.getsignal(number) for number in ENDING}
+        if self._before[signal.SIGHUP] is signal.SIG_IGN:
+            del self._before[signal.SIGHUP]  # nohup: the run is to outlive its terminal
         try:
-            for number in ENDING:
+            for number in self._before:
                 signal.signal(number, self._on_signal)
         except ValueError:  # not the main thread, which alone handles signals
             self._before = {}

@@ -38,8 +38,8 @@ class Summary:
 
     def lines(self) -> list[str]:
         """For people."""
-        size, shards = format_bytes(self.bytes), _several(self.shards, "shard")
-        amounts = f"{_several(self.records, 'record')}, {size}, {shards}"
+        size, shards = format_bytes(self.bytes), several(self.shards, "shard")
+        amounts = f"{several(self.records, 'record')}, {size}, {shards}"
         if self.plan is not None:
             return [
                 *plan_table(self.plan),
@@ -53,7 +53,7 @@ class Summary:
         rate = f"{format_bytes(int(self.bytes / self.seconds))}/s" if self.seconds > 0 else "-"
         memory = f", peak memory per rank {format_bytes(max(self.peak_rss))}" if any(self.peak_rss) else ""
         return [
-            f"complete: {amounts} in {self.seconds:.2f} s ({rate}) with {_several(self.ranks, 'rank')}{memory}",
+            f"complete: {amounts} in {self.seconds:.2f} s ({rate}) with {several(self.ranks, 'rank')}{memory}",
             f"manifest {self.manifest}",
         ]
 
@@ -78,7 +78,8 @@ class Summary:
         return result
 
 
-def _several(number: int, what: str) -> str:
+def several(number: int, what: str) -> str:
+    """A number of things: "1 shard", "2,000 shards"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 

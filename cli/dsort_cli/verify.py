@@ -9,6 +9,7 @@ from dsort_api.quantity import format_bytes
 from dsort_api.reasons import EXIT_CODES, DSortError, Reason
 from dsort_cli.places import folder_of
 from dsort_cli.report import say
+from dsort_cli.summary import several
 from dsort_worker.verify import Difference, Verification, check_shards, count_records, read_manifest
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def verify(options: argparse.Namespace) -> int:
     else:
         for difference in found.differences:
             print(difference.message)
-        amount = f"{found.shards:,} shards, {found.records:,} records, {format_bytes(found.bytes)} at {rate}"
+        amount = f"{several(found.shards, 'shard')}, {several(found.records, 'record')}, {format_bytes(found.bytes)} at {rate}"
         deep = f"; {compared:,} records compared with the inputs" if compared is not None else ""
         print(f"{'NOT ' if found.differences else ''}as the manifest says: {amount}{deep}")
     if found.differences:
