@@ -42,6 +42,16 @@ def fingerprint(*changes: tuple[str, Any], pinned: list[PinnedInput] | None = No
     [
         ("metadata.name", "b"),
         ("spec.workers.count", 5),
+        (
+            "spec.workers",
+            {"placement": "OnePerNode", "lanes": 3, "shortCircuit": False, "scratchSizeLimit": "1Gi"},
+        ),
+        ("spec.workers.template", {"spec": {"nodeSelector": {"disk": "nvme"}}}),
+        ("spec.startDeadlineSeconds", 5),
+        ("spec.ttlSecondsAfterFinished", 5),
+        ("spec.suspend", True),
+        ("spec.abort", True),
+        ("spec.managedBy", "example.com/other"),
         ("spec.memory.budget", "64Mi"),
         ("spec.activeDeadlineSeconds", 5),
         ("spec.dryRun", True),
