@@ -25,6 +25,10 @@ EXIT_USAGE = 2
 EXIT_SIGINT = 130
 
 
+    if arguments is None and given[:1] == ["worker"]:
+        from dsort_worker.termination import Termination
+
+        Termination()  # from the first moment: in a container the kernel would drop the signal
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Without `arguments` it is the process's own command, and ends it."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -118,6 +122,17 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="dsort",
         description="Shuffle, sort and repack WebDataset tar shards, on this machine or on a Kubernetes cluster.",
+
+    class Version(argparse.Action):
+        """Looked up only when somebody asks."""
+
+        def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+            from importlib.metadata import version
+
+            print(f"dsort {version('dsort-operator')}")
+            parser.exit()
+
+    top.add_argument("--version", action=Version, nargs=0, help="say the version and exit")
         epilog="Exit codes: 0 success, 2 usage, 130 Ctrl-C; all others are in docs/exit-codes.md.",
         allow_abbrev=False,
     )
@@ -174,26 +189,50 @@ def parser() -> argparse.ArgumentParser:
     clean = commands.add_parser(
         "clean",
         help="remove what dead jobs left",
+    clean.add_argument(
+        "--job",
+        type=_job_id,
+        metavar="ID",
+        help="only what this one job staged or published, unless it is complete; waits a while for its last processes",
+    )
         description="Remove what jobs that are no longer running staged in an output folder.",
     )
     clean.add_argument("output", help="the output: a folder, or its url")
     _add_claims(clean, "--pvc")
     worker = commands.add_parser(
         "worker",
-        help="be one rank",
-        description="Run one rank in the foreground; whoever started it drives it through its control endpoint. "
-        "The bearer token of the job is read from DSORT_TOKEN.",
+        help="be one rank, or all of a pod",
+        description="Run one rank, or those of one pod, in the foreground; whoever started it drives it through its control "
+        "endpoints. The bearer token of the job is read from DSORT_TOKEN.",
     )
-    worker.add_argument(
-        "--rank", type=_natural, required=True, metavar="N", help="the number of the rank, from 0"
+    which = worker.add_mutually_exclusive_group()
+    which.add_argument("--rank", type=_natural, metavar="N", help="be this rank, from 0")
+    which.add_argument(
+        "--index",
+        type=_natural,
+        default=os.environ.get("JOB_COMPLETION_INDEX"),
+        metavar="N",
+        help="be all ranks of this pod, from 0, each on the ports of its lane (default: JOB_COMPLETION_INDEX)",
     )
     worker.add_argument("--job", required=True, metavar="FILE", help="the JobDefinition as JSON")
     worker.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     worker.add_argument(
-        "--control-port", type=_natural, default=0, metavar="PORT", help="0: any free port (default)"
+        "--control-port",
+        type=_natural,
+    worker.add_argument("--data-port", type=_natural, metavar="PORT", help="likewise, for the other ranks")
+        metavar="PORT",
+        help="of the first lane; 0: any free port (default with --rank)",
+    worker.add_argument(
+        "--termination-log", metavar="FILE", help="where to say in JSON why it failed (default: nowhere)"
     )
     worker.add_argument(
-        "--data-port", type=_natural, default=0, metavar="PORT", help="0: any free port (default)"
+        "--metrics", action="store_true", help="serve metrics for Prometheus, from port 7300 on"
+    )
+    worker.add_argument(
+        "--log-format",
+        choices=("json", "text"),
+        help="of the log on standard error (default: text on a terminal, else json)",
+    )
     )
     _add_claims(worker, "--volume")
     worker.add_argument("--scratch", metavar="DIR", help="a folder for scratch files")
@@ -240,6 +279,15 @@ def _claim(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
     if not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"{folder} is not a folder")
+def _job_id(text: str) -> str:
+    import argparse
+    import re
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no id of a job")
+    return text
+
+
     return name, os.path.abspath(folder)
 
 

@@ -12,16 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def folder_of(text: str, claims: Mapping[str, str]) -> str:
-    """The folder that `text` means, a path or a file:// or pvc:// url.
+def place_of(text: str, claims: Mapping[str, str]) -> str:
+    """Where the folder is that `text` means, a path or a file:// or pvc:// url, whether it is there or not.
 
-    Raises DSortError InvalidSpec for another kind of url or an unknown claim, InputUnreadable when it is no
-    folder.
+    Raises DSortError InvalidSpec for another kind of url or an unknown claim.
     """
     scheme, sign, _ = text.partition("://")
     if sign and scheme not in {"file", "pvc"}:
         raise DSortError(Reason.INVALID_SPEC, f"{text}: not a path, file:///path or pvc://claim/path")
-    folder = resolve(text, claims, field="the command line") if sign else os.path.abspath(text)
+    return resolve(text, claims, field="the command line") if sign else os.path.abspath(text)
+
+
+def folder_of(text: str, claims: Mapping[str, str]) -> str:
+    """As `place_of`. Raises DSortError InputUnreadable when it is no folder, too."""
+    folder = place_of(text, claims)
     if not os.path.isdir(folder):
         raise DSortError(
             Reason.INPUT_UNREADABLE,

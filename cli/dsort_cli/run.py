@@ -6,20 +6,19 @@ imported once, and the nursery, which ranks are forked from, is forked with it.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dsort_api.reasons import EXIT_CODES, DSortError, Reason
+from dsort_cli.imports import bare_imports
 from dsort_cli.jobfile import read_job
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
 
     from dsort_api.messages import Failure
     from dsort_api.spec import DSortJob, Memory
@@ -102,7 +101,7 @@ def _run(job: DSortJob, command: _Command) -> int:
     listing = take_listing(spec.input, root=inputs)
     fingerprint = job_fingerprint(spec, listing.shards)
     job_id = fingerprint[:_ID_DIGITS]
-    with _bare_imports():
+    with bare_imports():
         import dsort_cli.local  # noqa: F401
         import dsort_worker.main  # noqa: F401  (both are for the processes that are forked)
         from dsort_cli.processes import Nursery
@@ -173,29 +172,6 @@ def _start_ranks(
         reporter=command.reporter,
         signals=command.signals,
     )
-
-
-_BARE: Final = {
-    # aiohttp reads the system's certificates when it is imported, some 60 ms; ranks on one machine speak plain HTTP.
-    "SSL_CERT_FILE": os.devnull,
-    # numpy's BLAS would start threads in a process that forks, and nothing here multiplies matrices.
-    "OPENBLAS_NUM_THREADS": "1",
-}
-
-
-@contextlib.contextmanager
-def _bare_imports() -> Iterator[None]:
-    """Imports in this block find the environment that they are quickest with."""
-    before = {name: os.environ.get(name) for name in _BARE}
-    os.environ.update(_BARE)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _drive(runner: LocalRun) -> End:

@@ -12,6 +12,8 @@ import contextlib
 import hmac
 import os
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
@@ -30,20 +32,34 @@ SPOKEN: Final = tuple(version for version in (PROTOCOL - 1, PROTOCOL) if version
 """Versions of the protocol that a driver may speak: this one, and the one before it (a newer operator or an older one)."""
 
 
-class ControlServer:
-    """Runs the control endpoint from `start` to `stop`, in a thread."""
+@dataclass(frozen=True, slots=True)
+class Exposition:
+    """Metrics: the port that they have for themselves, and how `text` is called that gives the values of the moment."""
 
-    def __init__(self, state: RankState, *, host: str, port: int, token: str) -> None:
+    port: int
+    content_type: str
+    text: Callable[[], bytes]
+
+
+class ControlServer:
+    """Runs the control endpoint from `start` to `stop`, in a thread; there is time for metrics there, too."""
+
+    def __init__(
+        self, state: RankState, *, host: str, port: int, token: str, metrics: Exposition | None = None
+    ) -> None:
         self._state = state
         self._host = host
         self._port = port
         self._token = token
+        self._metrics = metrics
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._changed: asyncio.Event | None = None
         self._error: BaseException | None = None
+        self.metrics_port = 0
+        """Where metrics are served, once it has started."""
         self.final_answered = threading.Event()
         """Set when the driver was told a final state."""
 
@@ -89,16 +105,26 @@ class ControlServer:
         app = web.Application()
         app.router.add_put("/v1/control", self._control)
         app.router.add_get("/healthz", self._health)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, self._host, self._port)
-            await site.start()
-            self._port = runner.addresses[0][1]
+        async with contextlib.AsyncExitStack() as stack:
+            self._port = await self._listen(app, self._port, stack)
+            if self._metrics is not None:
+                metrics = web.Application()
+                metrics.router.add_get("/metrics", self._scrape)
+                self.metrics_port = await self._listen(metrics, self._metrics.port, stack)
             self._ready.set()
             await self._stop.wait()
-        finally:
-            await runner.cleanup()
+
+    async def _listen(self, app: web.Application, port: int, stack: contextlib.AsyncExitStack) -> int:
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, self._host, port).start()
+        chosen: int = runner.addresses[0][1]
+        return chosen
+
+    async def _scrape(self, _: web.Request) -> web.Response:
+        assert self._metrics is not None
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": self._metrics.content_type})
 
     def _wake(self) -> None:
         self._call(self._changed)

@@ -8,7 +8,6 @@ its driver has seen it. SIGTERM ends it within seconds, whatever it is doing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import resource
 import sys
 import uuid
@@ -43,16 +42,16 @@ def run_rank(
     keep_freed_memory()
     sys.setswitchinterval(_SWITCH_INTERVAL)
     state = RankState(rank=settings.rank, epoch=uuid.uuid4().hex)
-    control = ControlServer(state, host=settings.host, port=settings.control_port, token=settings.token)
-    url = control.start()
-    with contextlib.ExitStack() as stack:
-        stack.callback(control.stop)
-        if settings.metrics_port is not None:
-            from dsort_worker.metrics import metrics  # the library is there in an image, not on every laptop
+    metrics = None
+    if settings.metrics_port is not None:
+        from dsort_worker.metrics import exposition  # the library is there in an image, not on every laptop
 
-            stack.enter_context(
-                metrics(state, job=settings.job.name, host=settings.host, port=settings.metrics_port)
-            )
+        metrics = exposition(state, job=settings.job.name, port=settings.metrics_port)
+    control = ControlServer(
+        state, host=settings.host, port=settings.control_port, token=settings.token, metrics=metrics
+    )
+    url = control.start()
+    try:
         on_ready(url)
         code = asyncio.run(_run(settings, state, control, termination))
         failure = state.observed().failure
@@ -62,6 +61,8 @@ def run_rank(
         if code != SIGTERM_EXIT:
             control.final_answered.wait(FAREWELL)
         return code
+    finally:
+        control.stop()
 
 
 async def _run(

@@ -5,10 +5,10 @@ The library is imported here and nowhere else in the worker: a laptop does witho
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 from dsort_api.reasons import DSortError, Reason
+from dsort_worker.control import Exposition
 from dsort_worker.state import RankState
 
 try:
@@ -25,27 +25,14 @@ _LABELS = ("dsortjob", "rank")
 """On every metric. `job` would be Prometheus' own name for what it scrapes."""
 
 
-@contextlib.contextmanager
-def metrics(state: RankState, *, job: str, host: str, port: int) -> Iterator[str]:
-    """Serve `GET /metrics` for the length of the block, in a thread; yields its url. job: the name of the DSortJob.
-
-    Raises DSortError InternalError when the port cannot be had.
-    """
+def exposition(state: RankState, *, job: str, port: int) -> Exposition:
+    """What `GET /metrics` on `port` answers. job: the name of the DSortJob."""
     registry = prometheus_client.CollectorRegistry()
     registry.register(_RankCollector(state, job=job))
     prometheus_client.ProcessCollector(registry=registry)
-    try:
-        server, thread = prometheus_client.start_http_server(port, addr=host, registry=registry)
-    except OSError as error:
-        raise DSortError(
-            Reason.INTERNAL, f"metrics on {host} port {port}: {error.strerror or error}"
-        ) from None
-    try:
-        yield f"http://{host}:{server.server_port}/metrics"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return Exposition(
+        port, prometheus_client.CONTENT_TYPE_LATEST, lambda: prometheus_client.generate_latest(registry)
+    )
 
 
 class _RankCollector(Collector):

@@ -251,7 +251,7 @@ class Process:
                 staging=staging,
                 scratch=settings.scratch or (staging.scratch if kept else None),
                 open_files=_open_files(),
-                short_circuit=settings.short_circuit,
+                short_circuit=settings.short_circuit and job.spec.workers.short_circuit,
                 state=state,
                 peers=peers,
                 offers=offers,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +14,7 @@ import pytest
 from dsort_cli.main import main, parser
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,98 @@ def test_every_option_is_on_the_page() -> None:
                 assert option in page or option in {"-h", "--help"}, f"{name} {option}"
 
 
+@pytest.fixture
+def own_log() -> Iterator[None]:
+    """The command sets the log of the whole process up; give it back."""
+    root, hook = logging.getLogger(), sys.excepthook
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+    sys.excepthook = hook
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"dsort {version('dsort-operator')}\n"
+
+
+@pytest.mark.parametrize("job_id", ["", ".", "..", "a/b", "-x", "a b"])
+def test_the_id_of_a_job_is_no_path(job_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["clean", "x", f"--job={job_id}"])
+    assert "is no id of a job" in capsys.readouterr().err
+
+
+def definition(tmp_path: Path, **more: object) -> str:
+    spec = {
+        "input": {"url": "file:///in"},
+        "output": {"url": "file:///out", "name": "o-%06d", "recordsPerShard": 1},
+        "order": {"kind": "None"},
+    }
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"id": "j", "name": "n", "spec": spec, "ranks": 4, "lanes": 2, **more}))
+    return str(path)
+
+
+@pytest.mark.usefixtures("own_log")
+@pytest.mark.parametrize(
+    ("arguments", "variable", "part"),
+    [
+        (["--rank", "4"], "", "has 4 ranks"),
+        (["--index", "2"], "", "has 2 pods"),
+        ([], "2", "has 2 pods"),
+        ([], "", "JOB_COMPLETION_INDEX"),
+    ],
+)
+def test_worker_is_a_rank_or_a_pod_that_the_job_has(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    variable: str,
+    part: str,
+) -> None:
+    monkeypatch.setenv("DSORT_TOKEN", "secret")
+    monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
+    if variable:
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", variable)
+    said = tmp_path / "said"
+    line = ["worker", "--job", definition(tmp_path), *arguments, "--termination-log", str(said)]
+    assert main([*line, "--log-format", "json"]) == 3
+    logged = json.loads(capsys.readouterr().err)
+    assert logged["level"] == "error"
+    assert part in logged["message"]
+    words = json.loads(said.read_text())
+    assert words["reason"] == "InvalidSpec"
+    assert part in words["message"]
+    said.unlink()
+    assert main([*line, "--log-format", "text"]) == 3
+    assert capsys.readouterr().err.startswith("error: ")
+    assert said.exists()
+
+
+def test_rank_and_index_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["worker", "--job", "x", "--rank", "0", "--index", "0"])
+    assert "not allowed with" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("own_log")
+def test_metrics_without_their_library_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DSORT_TOKEN", "secret")
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "dsort_worker.metrics", raising=False)
+    assert main(["worker", "--job", definition(tmp_path), "--index", "0", "--metrics"]) == 3
+    assert "dsort-operator[operator]" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("own_log")
 def test_worker_wants_a_token_and_a_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import socket
 import sys
 from collections.abc import Iterator
 
@@ -13,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from dsort_api.messages import Desired, Phase
 from dsort_api.messages import Warning as Notice
 from dsort_api.reasons import DSortError, Reason
-from dsort_worker.metrics import metrics
+from dsort_worker.control import ControlServer
+from dsort_worker.metrics import exposition
 from dsort_worker.state import Counters, RankState
 
 
@@ -24,8 +24,12 @@ def state() -> RankState:
 
 @pytest.fixture
 def url(state: RankState) -> Iterator[str]:
-    with metrics(state, job="imagenet", host="127.0.0.1", port=0) as url:
-        yield url
+    control = ControlServer(
+        state, host="127.0.0.1", port=0, token="", metrics=exposition(state, job="imagenet", port=0)
+    )
+    control.start()
+    yield f"http://127.0.0.1:{control.metrics_port}/metrics"
+    control.stop()
 
 
 def scrape(url: str) -> str:
@@ -80,27 +84,6 @@ def test_a_scrape_shows_the_state_of_that_moment(state: RankState, url: str) -> 
 
 def test_the_processor_time_of_the_process_is_there(url: str) -> None:
     assert "process_cpu_seconds_total" in scrape(url)
-
-
-def test_the_end_of_the_block_frees_the_port(state: RankState) -> None:
-    with metrics(state, job="a", host="127.0.0.1", port=0) as url:
-        port = int(url.rpartition(":")[2].partition("/")[0])
-    with socket.socket() as again:
-        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        again.bind(("127.0.0.1", port))
-
-
-def test_a_port_that_is_taken_is_told(state: RankState) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with (
-            pytest.raises(DSortError, match=f"port {port}: Address already in use") as caught,
-            metrics(state, job="a", host="127.0.0.1", port=port),
-        ):
-            pass
-    assert caught.value.reason is Reason.INTERNAL
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
