@@ -18,20 +18,17 @@ if TYPE_CHECKING:
 
 _RUN_A_JOB = frozenset({"run", "plan"})
 
-MOST_RANKS = 1024
-"""As `spec.workers.count` allows."""
-
 EXIT_USAGE = 2
 EXIT_SIGINT = 130
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Without `arguments` it is the process's own command, and ends it."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and given[:1] == ["worker"]:
         from dsort_worker.termination import Termination
 
         Termination()  # from the first moment: in a container the kernel would drop the signal
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code. Without `arguments` it is the process's own command, and ends it."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:
             code = (
@@ -122,6 +119,9 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="dsort",
         description="Shuffle, sort and repack WebDataset tar shards, on this machine or on a Kubernetes cluster.",
+        epilog="Exit codes: 0 success, 2 usage, 130 Ctrl-C; all others are in docs/exit-codes.md.",
+        allow_abbrev=False,
+    )
 
     class Version(argparse.Action):
         """Looked up only when somebody asks."""
@@ -133,9 +133,6 @@ def parser() -> argparse.ArgumentParser:
             parser.exit()
 
     top.add_argument("--version", action=Version, nargs=0, help="say the version and exit")
-        epilog="Exit codes: 0 success, 2 usage, 130 Ctrl-C; all others are in docs/exit-codes.md.",
-        allow_abbrev=False,
-    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run", help="run a job", description="Run a DSortJob with ranks as processes of this machine."
@@ -153,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
             "--workers",
             type=_ranks,
             metavar="N",
-            help="ranks to start (default: spec.workers.count, else 1)",
+            help="ranks to start (default: those of spec.workers: count x lanes)",
         )
         command.add_argument(
             "--memory",
@@ -189,15 +186,15 @@ def parser() -> argparse.ArgumentParser:
     clean = commands.add_parser(
         "clean",
         help="remove what dead jobs left",
+        description="Remove what jobs that are no longer running staged in an output folder.",
+    )
+    clean.add_argument("output", help="the output: a folder, or its url")
     clean.add_argument(
         "--job",
         type=_job_id,
         metavar="ID",
         help="only what this one job staged or published, unless it is complete; waits a while for its last processes",
     )
-        description="Remove what jobs that are no longer running staged in an output folder.",
-    )
-    clean.add_argument("output", help="the output: a folder, or its url")
     _add_claims(clean, "--pvc")
     worker = commands.add_parser(
         "worker",
@@ -219,9 +216,12 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "--control-port",
         type=_natural,
-    worker.add_argument("--data-port", type=_natural, metavar="PORT", help="likewise, for the other ranks")
         metavar="PORT",
         help="of the first lane; 0: any free port (default with --rank)",
+    )
+    worker.add_argument("--data-port", type=_natural, metavar="PORT", help="likewise, for the other ranks")
+    _add_claims(worker, "--volume")
+    worker.add_argument("--scratch", metavar="DIR", help="a folder for scratch files")
     worker.add_argument(
         "--termination-log", metavar="FILE", help="where to say in JSON why it failed (default: nowhere)"
     )
@@ -233,9 +233,6 @@ def parser() -> argparse.ArgumentParser:
         choices=("json", "text"),
         help="of the log on standard error (default: text on a terminal, else json)",
     )
-    )
-    _add_claims(worker, "--volume")
-    worker.add_argument("--scratch", metavar="DIR", help="a folder for scratch files")
     worker.add_argument(
         "--no-short-circuit",
         dest="short_circuit",
@@ -279,6 +276,9 @@ def _claim(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
     if not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"{folder} is not a folder")
+    return name, os.path.abspath(folder)
+
+
 def _job_id(text: str) -> str:
     import argparse
     import re
@@ -288,10 +288,9 @@ def _job_id(text: str) -> str:
     return text
 
 
-    return name, os.path.abspath(folder)
-
-
 def _ranks(text: str) -> int:
+    from dsort_cli.onemachine import MOST_RANKS
+
     number = _natural(text)
     if not 1 <= number <= MOST_RANKS:
         import argparse

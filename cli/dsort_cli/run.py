@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from dsort_api.reasons import EXIT_CODES, DSortError, Reason
 from dsort_cli.imports import bare_imports
 from dsort_cli.jobfile import read_job
+from dsort_cli.onemachine import check_may_run, ranks_here
 
 if TYPE_CHECKING:
     import argparse
@@ -68,6 +69,9 @@ def _job(options: argparse.Namespace) -> DSortJob:
         spec = spec.model_copy(update={"memory": _memory(options.memory)})
     if options.command == "plan":
         spec = spec.model_copy(update={"dry_run": True})
+    else:
+        check_may_run(spec)
+    ranks_here(spec, asked=options.workers)
     return job.model_copy(update={"spec": spec})
 
 
@@ -138,7 +142,7 @@ def _start_ranks(
     from dsort_cli.local import LocalRun
 
     spec, options = job.spec, command.options
-    ranks = options.workers or spec.workers.count or 1
+    ranks = ranks_here(spec, asked=options.workers)
     definition = JobDefinition(
         id=fingerprint[:_ID_DIGITS],
         name=job.metadata.name,
