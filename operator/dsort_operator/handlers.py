@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _CHILDREN: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER},{JOB_UID_LABEL}"
 _RETRY_CAP: Final = 8.0
+_WATCH_SECONDS: Final = 60
+"""After which the server ends a watch, whole seconds; it goes on from there with the next one. The probes look for that."""
 
 
 class Pauses:
@@ -51,6 +53,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.networking.request_timeout = 60.0
     settings.watching.label_selectors["pods"] = _CHILDREN
     settings.watching.label_selectors["batch", "jobs"] = _CHILDREN
+    settings.watching.server_timeout = _WATCH_SECONDS
     settings.queueing.idle_timeout = 1.0
     settings.process.ultimate_exiting_timeout = 20.0
     return settings

@@ -1,8 +1,8 @@
 """/healthz and /readyz for the kubelet, and /metrics for Prometheus.
 
 They are answered on the operator's own event loop: when that is stuck there is no answer, and the probe fails by its
-timeout. A watch that says nothing for too long is dead, whatever the connection looks like: a server sends a bookmark about
-once a minute.
+timeout. Every watch is begun anew about once a minute; one that was not for too long is dead, whatever its connection looks
+like.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from aiohttp import web
 from dsort_operator.metrics import CONTENT_TYPE, Metrics
 
 STALE_SECONDS: Final = 180.0
+"""Three times as long as a watch lasts."""
 
 
 @dataclass(slots=True)
@@ -55,22 +56,17 @@ class Watches:
         return self._heard.keys() <= self._begun
 
     def tracing(self) -> aiohttp.TraceConfig:
-        """What tells the session's answers to `hear`: each that is a success, and each piece of a stream."""
+        """What tells the session's answers to `hear`: the beginning of each that is a success.
+
+        aiohttp does not tell of the pieces of a stream. So a watch is heard when it begins, and begun anew in time.
+        """
         tracing = aiohttp.TraceConfig()
 
-        async def answered(_: object, about: SimpleNamespace, params: aiohttp.TraceRequestEndParams) -> None:
-            about.good = params.response.status == 200
-            if about.good:
-                self.hear(params.url.path)
-
-        async def received(
-            _: object, about: SimpleNamespace, params: aiohttp.TraceResponseChunkReceivedParams
-        ) -> None:
-            if getattr(about, "good", False):
+        async def answered(_: object, __: SimpleNamespace, params: aiohttp.TraceRequestEndParams) -> None:
+            if params.response.status == 200:
                 self.hear(params.url.path)
 
         tracing.on_request_end.append(answered)
-        tracing.on_response_chunk_received.append(received)
         return tracing
 
 
