@@ -22,8 +22,11 @@ from dsort_api.status import ConditionType, State, load_status
 from dsort_api.urls import LONGEST_URL
 from tests.support.apiserver import ControlPlane
 from tests.support.crd import APPLY, JOBS, MERGE, await_that, install, the_crd
-from tests.support.jobs import TABLE, change_title, manifest, title
+from tests.support.jobs import ROOT, TABLE, change_title, manifest, title
 
+EXAMPLES = [
+    path for path in sorted((ROOT / "examples").rglob("*.yaml")) if "kind: DSortJob" in path.read_text()
+]
 STRICT = "?fieldValidation=Strict"
 NOON = "2026-01-01T12:00:00Z"
 
@@ -77,6 +80,11 @@ def test_what_the_server_leaves_to_the_loader_is_refused_there(
         load_job(stored, strict=False)
     assert caught.value.reason is Reason.INVALID_SPEC
     assert caught.value.message.startswith(example["error"])
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_examples_of_the_tree_can_be_applied(plane: ControlPlane, path: Path) -> None:
+    assert "created" in plane.kubectl("apply", "--validate=strict", "-f", str(path))
 
 
 def test_a_job_with_as_many_entries_as_fit_may_be_created_and_changed(plane: ControlPlane) -> None:
