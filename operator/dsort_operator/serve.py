@@ -26,11 +26,12 @@ from dsort_operator.sight import Sight
 log = logging.getLogger(__name__)
 
 EXIT_LOST: Final = 1
+EXIT_FAULT: Final = 1
 _BACKOFF: Final = Backoff(first=0.5, longest=10.0)
 
 
 async def serve(settings: Settings) -> int:
-    """Run until a signal comes (0), or until another replica may lead (EXIT_LOST)."""
+    """Run until a signal comes (0), until another replica may lead (EXIT_LOST), or until kopf gives up (EXIT_FAULT)."""
     log.info("starting: %s", settings.as_json())
     configuration = await load_configuration()
     stop = asyncio.Event()
@@ -54,6 +55,9 @@ async def serve(settings: Settings) -> int:
         except* LeadershipLostError as lost:
             log.error("ending: %s", lost.exceptions[0])
             code = EXIT_LOST
+        except* Exception:
+            log.exception("ending: what cannot be mended here")
+            code = EXIT_FAULT
     log.info("ended")
     return code
 
