@@ -58,7 +58,10 @@ class _Printing:
         if not pods:
             raise ClusterError(self._nothing())
         for _, pod in sorted(pods.items()):
-            self._print(pod, follow=False)
+            if _has_started(pod):
+                self._print(pod, follow=False)
+            else:  # the API server may have an empty log for it
+                say("warning", f"pod {pod['metadata']['name']} has not started")
 
     def follow(self) -> None:
         """What there is and what comes, of pods that come later, too, until the job has ended."""
@@ -88,7 +91,7 @@ class _Printing:
             self._problem = error
 
     def _print(self, pod: Object, *, follow: bool) -> None:
-        """One pod's log. A pod that went meanwhile has none."""
+        """One pod's log. A pod that goes meanwhile has none any more."""
         name = pod["metadata"]["name"]
         prefix = f"[{_index(pod)}] ".encode() if self._prefixed else b""
         path = f"/api/v1/namespaces/{self._cluster.namespace}/pods/{name}/log"
@@ -101,8 +104,7 @@ class _Printing:
         except ClusterError as error:
             if error.status not in {_NOT_FOUND, _NOT_YET}:
                 raise
-            if not follow:
-                say("warning", f"pod {name}: {error}")
+            say("warning", f"pod {name}: {error}")
 
     def _pods(self) -> Mapping[int, Object]:
         """The newest pod of every index that is asked for."""

@@ -391,17 +391,18 @@ def node(dsort_api: ControlPlane) -> Iterator[str]:
         thread.join()
 
 
-def make_pod(place: Place, name: str, *, index: int, node: str, job: str = "a-job") -> None:
+def make_pod(place: Place, name: str, *, index: int, node: str, started: bool = True) -> None:
     labels = {
         "app.kubernetes.io/component": "worker",
-        "dsort.dev/job-uid": place.job(job)["metadata"]["uid"],
+        "dsort.dev/job-uid": place.job()["metadata"]["uid"],
         "batch.kubernetes.io/job-completion-index": str(index),
     }
     pods = f"/api/v1/namespaces/{place.namespace}/pods"
     spec = {"nodeName": node, "containers": [{"name": "worker", "image": "x"}]}
     place.api.request("POST", pods, {"metadata": {"name": name, "labels": labels}, "spec": spec})
-    started = {"name": "worker", "image": "x", "imageID": "", "ready": True, "restartCount": 0}
-    status = {"containerStatuses": [started | {"state": {"running": {}}}]}
+    state = {"running": {}} if started else {"waiting": {"reason": "ContainerCreating"}}
+    container = {"name": "worker", "image": "x", "imageID": "", "ready": started, "restartCount": 0}
+    status = {"containerStatuses": [container | {"state": state}]}
     place.api.request("PATCH", f"{pods}/{name}/status", {"status": status}, kind=MERGE)
 
 
@@ -425,6 +426,16 @@ def test_logs_of_all_pods_and_of_the_pod_of_a_rank(
     assert capsys.readouterr().out.splitlines() == ["hello from second", "and good bye from second"]
     assert place.run("logs", "a-job", "--rank", "8") == 1
     assert "no pod of that rank" in last_error(capsys)
+
+
+def test_a_pod_that_has_not_started_is_named(
+    place: Place, node: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.run("submit", "-f", place.file()) == 0
+    make_pod(place, "waiting", index=0, node=node, started=False)
+    capsys.readouterr()
+    assert place.run("logs", "a-job") == 0
+    assert capsys.readouterr() == ("", "warning: pod waiting has not started\n")
 
 
 def test_logs_follow_pods_that_come_later_until_the_job_has_ended(place: Place, node: str) -> None:
