@@ -11,47 +11,75 @@ COMMANDS: Final = frozenset({"submit", "watch", "abort", "logs", "release"})
 
 
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
-    """Add them to the parser."""
-    submit = commands.add_parser(
-        "submit",
-        help="apply a job to a cluster",
-        description="Check a DSortJob as `dsort run` does, and apply it to a cluster (server-side).",
-    )
-    submit.add_argument(
+    """Add them to the parser. Their flags are made when one of them is given (`flags`): no other command pays for them."""
+    for name, says, description, flags in (
+        (
+            "submit",
+            "apply a job to a cluster",
+            "Check a DSortJob as `dsort run` does, and apply it to a cluster (server-side).",
+            _submit_flags,
+        ),
+        (
+            "watch",
+            "show a job of a cluster until it has ended",
+            "Show a DSortJob until it has ended, and exit with the code of its end. Ctrl-C leaves the job alone.",
+            _watch_flags,
+        ),
+        (
+            "abort",
+            "end a job of a cluster",
+            "Have a DSortJob fail with Aborted, for good, and leave nothing that looks like a result.",
+            _abort_flags,
+        ),
+        (
+            "logs",
+            "show what a job's workers log",
+            "Print the logs of a DSortJob's workers.",
+            _logs_flags,
+        ),
+        (
+            "release",
+            "free jobs whose operator is gone",
+            "Take the operator's finalizer off DSortJobs, so that they can be deleted where no operator is left to do it.",
+            _release_flags,
+        ),
+    ):
+        commands.add_parser(name, help=says, description=description).flags = flags
+
+
+def _submit_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "-f", "--file", required=True, metavar="FILE", help='the DSortJob as YAML, "-" for standard input'
     )
-    submit.add_argument("--wait", action="store_true", help="show the job until it has ended")
-    _add_json(submit)
-    watch = commands.add_parser(
-        "watch",
-        help="show a job of a cluster until it has ended",
-        description="Show a DSortJob until it has ended, and exit with the code of its end. Ctrl-C leaves the job alone.",
-    )
-    _add_name(watch)
-    _add_json(watch)
-    abort = commands.add_parser(
-        "abort",
-        help="end a job of a cluster",
-        description="Have a DSortJob fail with Aborted, for good, and leave nothing that looks like a result.",
-    )
-    _add_name(abort)
-    logs = commands.add_parser(
-        "logs", help="show what a job's workers log", description="Print the logs of a DSortJob's workers."
-    )
-    _add_name(logs)
-    logs.add_argument("--rank", type=int, metavar="N", help="only the pod that has this rank")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
-    release = commands.add_parser(
-        "release",
-        help="free jobs whose operator is gone",
-        description="Take the operator's finalizer off DSortJobs, so that they can be deleted where no operator is left to do "
-        "it. Not for a cluster whose operator runs: it would put the finalizer back.",
-    )
-    for command in (submit, watch, abort, logs):
-        command.add_argument(
-            "-n", "--namespace", metavar="NAME", help="the namespace (default: that of the context)"
-        )
-    release.add_argument(
+    command.add_argument("--wait", action="store_true", help="show the job until it has ended")
+    _add_json(command)
+    _add_namespace(command)
+    _add_cluster(command)
+
+
+def _watch_flags(command: argparse.ArgumentParser) -> None:
+    _add_name(command)
+    _add_json(command)
+    _add_namespace(command)
+    _add_cluster(command)
+
+
+def _abort_flags(command: argparse.ArgumentParser) -> None:
+    _add_name(command)
+    _add_namespace(command)
+    _add_cluster(command)
+
+
+def _logs_flags(command: argparse.ArgumentParser) -> None:
+    _add_name(command)
+    command.add_argument("--rank", type=int, metavar="N", help="only the pod that has this rank")
+    command.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
+    _add_namespace(command)
+    _add_cluster(command)
+
+
+def _release_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "-n",
         "--namespace",
         dest="namespaces",
@@ -59,17 +87,9 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
         metavar="NAME",
         help="the namespace (default: that of the context); may be given several times",
     )
-    release.add_argument("--all-namespaces", action="store_true", help="all namespaces of the cluster")
-    release.set_defaults(namespace=None)
-    for command in (submit, watch, abort, logs, release):
-        command.add_argument(
-            "--kubeconfig",
-            metavar="FILE",
-            help="the kubeconfig (default: $KUBECONFIG, ~/.kube/config, or the pod's service account)",
-        )
-        command.add_argument(
-            "--context", metavar="NAME", help="the context of the kubeconfig (default: its current one)"
-        )
+    command.add_argument("--all-namespaces", action="store_true", help="all namespaces of the cluster")
+    command.set_defaults(namespace=None)
+    _add_cluster(command)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -111,3 +131,20 @@ def _add_name(command: argparse.ArgumentParser) -> None:
 
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="one JSON object a line on standard output")
+
+
+def _add_namespace(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-n", "--namespace", metavar="NAME", help="the namespace (default: that of the context)"
+    )
+
+
+def _add_cluster(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--kubeconfig",
+        metavar="FILE",
+        help="the kubeconfig (default: $KUBECONFIG, ~/.kube/config, or the pod's service account)",
+    )
+    command.add_argument(
+        "--context", metavar="NAME", help="the context of the kubeconfig (default: its current one)"
+    )

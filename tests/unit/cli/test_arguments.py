@@ -62,6 +62,8 @@ def test_every_option_is_on_the_page() -> None:
     assert isinstance(commands, dict)
     for name, command in commands.items():
         assert f"## dsort {name}" in page
+        if command.flags is not None:  # made when the command is given
+            command.flags(command)
         for action in command._actions:
             for option in action.option_strings:
                 assert option in page or option in {"-h", "--help"}, f"{name} {option}"
