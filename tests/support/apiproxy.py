@@ -37,7 +37,7 @@ class Call:
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong now. delay: seconds before each request. refuse: the status to answer with, or None.
+    """What goes wrong now. delay: seconds before each request. refuse: the status to answer with, -1 to break the connection, or None.
 
     answered: called with the status after the server has answered and before the client hears of it; returns whether it may.
     gone: watches are answered with 410 Gone.
@@ -120,6 +120,8 @@ class ApiProxy:
         if faults.delay:
             await asyncio.sleep(faults.delay)
         refused = faults.refuse(call)
+        if refused == -1 and request.transport is not None:
+            request.transport.abort()
         if refused is not None:
             status = {
                 "kind": "Status",
@@ -128,7 +130,7 @@ class ApiProxy:
                 "reason": "Injected",
                 "message": "injected",
             }
-            return web.json_response(status, status=refused)
+            return web.json_response(status, status=max(refused, 429))
         if call.is_watch and faults.gone:
             gone = {
                 "kind": "Status",
