@@ -144,11 +144,23 @@ class PlannedOutput(_Message):
     counts: Counts
 
 
+class Totals(_Message):
+    """What a job read and wrote, in all: records, and bytes of shards."""
+
+    records_in: int
+    records_out: int
+    bytes_in: int
+    bytes_out: int
+
+
 class Outcome(_Message):
-    """How a rank completed. manifest: its path; plan: on rank 0 of a dry run."""
+    """How a rank completed. manifest: its path; totals: of the manifest, where the rank saw it written; plan: on rank 0
+    of a dry run.
+    """
 
     state: Literal["Complete", "AlreadyComplete", "Planned"]
     manifest: str | None = None
+    totals: Totals | None = None
     plan: PlannedOutput | None = None
 
 

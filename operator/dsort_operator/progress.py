@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dsort_api.messages import Phase, PlannedOutput, Progress
@@ -61,7 +61,18 @@ class Figures:
 def figures(
     reports: Mapping[int, Report], *, ranks: int, dry_run: bool, before: DSortJobStatus, started: bool
 ) -> Figures:
-    """The numbers now. Until every rank was heard they stay as they were."""
+    """The numbers now. Until every rank was heard they stay as they were; the manifest, once it is written, has the
+    last word.
+    """
+    counted = _counted(reports, ranks=ranks, dry_run=dry_run, before=before, started=started)
+    outcomes = (report.observed.outcome for report in reports.values())
+    totals = next((outcome.totals for outcome in outcomes if outcome is not None and outcome.totals), None)
+    return counted if totals is None else replace(counted, **totals.model_dump())
+
+
+def _counted(
+    reports: Mapping[int, Report], *, ranks: int, dry_run: bool, before: DSortJobStatus, started: bool
+) -> Figures:
     planned = _planned(reports)
     plan = _summary(planned) if planned is not None else before.plan
     heard = [reports[rank] for rank in range(ranks) if rank in reports]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from dsort_api.messages import Outcome, Phase, PlannedOutput, PlannedShard
+from dsort_api.messages import Outcome, Phase, PlannedOutput, PlannedShard, Totals
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.spec import DSortJobSpec, OrderKind
 from dsort_api.templates import OutputTemplate
@@ -319,7 +319,11 @@ class Rank:
             "epoch": self._state.epoch,
         }
         decision = await self._step(steps.PUBLISH, report)
-        return Outcome(state="Complete", manifest=decision["manifest"])
+        return Outcome(
+            state="Complete",
+            manifest=decision["manifest"],
+            totals=Totals.model_validate(decision["totals"]),
+        )
 
     def _publish_shards(self, shards: list[OutputShard]) -> None:
         for shard in shards:

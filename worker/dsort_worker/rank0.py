@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from dsort_api.manifest import InputShard, Manifest, ManifestJob, OutputShardRecord, RunFacts
-from dsort_api.messages import JobDefinition
+from dsort_api.messages import JobDefinition, Totals
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.spec import Reaction, job_fingerprint
 from dsort_api.templates import OutputTemplate
@@ -219,7 +219,16 @@ class RankZero:
             finally:
                 _unlink(temporary)
             sync_folder(self._output_root)
-        return {"manifest": path}
+        return {"manifest": path, "totals": _totals(manifest).model_dump()}
+
+
+def _totals(manifest: Manifest) -> Totals:
+    return Totals(
+        records_in=manifest.counts.records_in,
+        records_out=manifest.counts.records_out,
+        bytes_in=sum(shard.size for shard in manifest.inputs),
+        bytes_out=sum(shard.bytes for shard in manifest.outputs),
+    )
 
 
 def _unlink(path: str) -> None:

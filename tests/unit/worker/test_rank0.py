@@ -193,7 +193,9 @@ def test_the_manifest_proves_that_nothing_was_lost(house: House) -> None:
     house.publish_two()
     decision = zero.decides()[steps.PUBLISH](REPORTS)
     path = house.output / MANIFEST
-    assert decision == {"manifest": str(path)}
+    sizes = sum((house.input / name).stat().st_size for name in house.names)
+    totals = {"records_in": 13, "records_out": 12, "bytes_in": sizes, "bytes_out": 14}
+    assert decision == {"manifest": str(path), "totals": totals}
     manifest = Manifest.model_validate_json(path.read_text())
     manifest.counts.check()
     counts = manifest.counts
@@ -239,11 +241,11 @@ def test_counts_that_do_not_add_up_make_no_manifest(house: House) -> None:
 def test_a_rank_0_that_died_right_after_the_manifest_finds_its_own(house: House) -> None:
     zero = house.listed(house.life())
     house.publish_two()
-    zero.decides()[steps.PUBLISH](REPORTS)
+    decision = zero.decides()[steps.PUBLISH](REPORTS)
     before = (house.output / MANIFEST).read_bytes()
     again = house.life(epoch="e2")
     again.listed = zero.listed
-    assert again.decides()[steps.PUBLISH](REPORTS) == {"manifest": str(house.output / MANIFEST)}
+    assert again.decides()[steps.PUBLISH](REPORTS) == decision
     assert (house.output / MANIFEST).read_bytes() == before
 
 
