@@ -3,7 +3,8 @@
 This folder is put on PYTHONPATH of a command under test, with DSORT_TEST_GATE naming a folder, a point and a rank. The rank
 that reaches the point first writes to the pipe `reached` and then waits for the pipe `go`; a rank that is started in its
 place passes. Points: the name of a phase (as it is entered), `committed` (the rank's second shard is committed), `published`
-(its first shard has its name), `manifest` (every shard has its name, the manifest is about to be written).
+(its first shard has its name), `manifest` (every shard has its name, the manifest is about to be written), `written` (it is,
+and nobody knows yet).
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ def _install(gate: dict[str, Any]) -> None:
     def write(self: rank0.RankZero, reports: Any) -> Any:
         if point == "manifest":
             reach()
-        return written(self, reports)
+        decision = written(self, reports)
+        if point == "written":
+            reach()
+        return decision
 
     entered, state.RankState.enter = state.RankState.enter, enter  # type: ignore[method-assign]
     served, state.RankState.serve_at = state.RankState.serve_at, serve_at  # type: ignore[method-assign]
