@@ -14,7 +14,6 @@ from dsort_cli.report import say
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
 
     from dsort_cli.cluster import Object
 
@@ -54,10 +53,10 @@ class _Printing:
 
     def once(self) -> None:
         """What there is now, pod by pod."""
-        pods = self._pods()
-        if not pods:
+        newest = {_index(pod): pod for pod in self._pods()}
+        if not newest:
             raise ClusterError(self._nothing())
-        for _, pod in sorted(pods.items()):
+        for pod in newest.values():
             if _has_started(pod):
                 self._print(pod, follow=False)
             else:  # the API server may have an empty log for it
@@ -68,7 +67,7 @@ class _Printing:
         threads: list[threading.Thread] = []
         while True:
             ended = self._has_ended()  # before the pods: what they are when it has ended is all there will be
-            for pod in self._pods().values():
+            for pod in self._pods():
                 if pod["metadata"]["uid"] not in self._printed and _has_started(pod):
                     self._printed.add(pod["metadata"]["uid"])
                     thread = threading.Thread(target=self._follow, args=(pod,), daemon=True)
@@ -106,18 +105,14 @@ class _Printing:
                 raise
             say("warning", f"pod {name}: {error}")
 
-    def _pods(self) -> Mapping[int, Object]:
-        """The newest pod of every index that is asked for."""
+    def _pods(self) -> list[Object]:
+        """The pods of every index that is asked for, by index, the newest of each last."""
         uid = self._job["metadata"]["uid"]
         selector = f"{JOB_UID_LABEL}={uid},{COMPONENT_LABEL}={WORKER_COMPONENT}"
         path = f"/api/v1/namespaces/{self._cluster.namespace}/pods"
-        found: dict[int, Object] = {}
-        for pod in self._cluster.ask("GET", path, query={"labelSelector": selector})["items"]:
-            index = _index(pod)
-            newer = index not in found or _age(pod) > _age(found[index])
-            if newer and self._index in {None, index}:
-                found[index] = pod
-        return found
+        pods = self._cluster.ask("GET", path, query={"labelSelector": selector})["items"]
+        asked = [pod for pod in pods if self._index in {None, _index(pod)}]
+        return sorted(asked, key=lambda pod: (_index(pod), pod["metadata"]["creationTimestamp"]))
 
     def _has_ended(self) -> bool:
         try:
@@ -136,10 +131,6 @@ class _Printing:
 
 def _index(pod: Object) -> int:
     return int(pod["metadata"]["labels"].get(INDEX_LABEL, 0))
-
-
-def _age(pod: Object) -> tuple[str, str]:
-    return pod["metadata"]["creationTimestamp"], pod["metadata"]["uid"]
 
 
 def _has_started(pod: Object) -> bool:

@@ -22,6 +22,7 @@ import yaml
 
 from dsort_cli.main import main
 from tests.support.apiserver import ControlPlane
+from tests.support.crd import await_that
 
 FINALIZER: Final = "dsort.dev/operator"
 MERGE: Final = "application/merge-patch+json"
@@ -406,6 +407,18 @@ def make_pod(place: Place, name: str, *, index: int, node: str, started: bool = 
     place.api.request("PATCH", f"{pods}/{name}/status", {"status": status}, kind=MERGE)
 
 
+def created(place: Place, pod: str) -> str:
+    path = f"/api/v1/namespaces/{place.namespace}/pods/{pod}"
+    return str(place.api.request("GET", path)["metadata"]["creationTimestamp"])
+
+
+def server_time(place: Place) -> str:
+    """What the API server's clock says."""
+    body = {"metadata": {"generateName": "clock-"}}
+    made = place.api.request("POST", f"/api/v1/namespaces/{place.namespace}/configmaps?dryRun=All", body)
+    return str(made["metadata"]["creationTimestamp"])
+
+
 def test_logs_of_all_pods_and_of_the_pod_of_a_rank(
     place: Place, node: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -413,8 +426,11 @@ def test_logs_of_all_pods_and_of_the_pod_of_a_rank(
     capsys.readouterr()
     assert place.run("logs", "a-job") == 1
     assert last_error(capsys) == "job a-job has no pods; it is pending"
-    make_pod(place, "first", index=0, node=node)
+    make_pod(place, "zeroth", index=0, node=node)
     make_pod(place, "second", index=1, node=node)
+    began = created(place, "zeroth")
+    await_that(lambda: server_time(place) > began, "a second is over, which is how exactly times are kept")
+    make_pod(place, "first", index=0, node=node)  # in the place of the zeroth
     assert place.run("logs", "a-job") == 0
     assert capsys.readouterr().out.splitlines() == [
         "[0] hello from first",
