@@ -96,7 +96,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to do now, in this order; then the status, once, if it is not as it was; then the events.
+    """What to do now, in this order, and nothing after an action that the API server refused; then the status, once, if it
+    is not as it was; then the events.
 
     stop: the order for every rank, once there is one. wake_after: seconds after which the same world gives another plan; 0.0
     means at once (after the status was written), None means never. active: whether the finalizer must stay; where it is

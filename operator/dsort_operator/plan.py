@@ -40,6 +40,7 @@ def plan(world: World, *, now: datetime, settings: PlanSettings) -> Plan:
         return Plan(status=world.status, active=False)
     draft = Draft(world, now=now, settings=settings)
     _decide(draft)
+    give_up_lost(draft)
     status = status_of(draft)
     return Plan(
         status=status,
@@ -52,7 +53,6 @@ def plan(world: World, *, now: datetime, settings: PlanSettings) -> Plan:
 
 
 def _decide(draft: Draft) -> None:
-    give_up_lost(draft)
     spec = draft.spec
     if has_ended(draft.world.status):
         _after_end(draft)
@@ -172,16 +172,17 @@ def _hold(draft: Draft) -> None:
 
 def _go_on(draft: Draft, spec: DSortJobSpec) -> None:
     workers = draft.world.workers
-    if workers is None:
+    queued = f"the queue {draft.queue} has not admitted the job"
+    if draft.queue and (workers is None or workers.deleting or workers.suspended):
+        draft.conditions.set(ConditionType.SUSPENDED, Why.QUEUED, queued, holds=True)
+    else:
         draft.not_suspended()
+    if workers is None:
         _start(draft, spec)
     elif workers.deleting:
-        draft.not_suspended()
         draft.not_ready(Why.REPLACING, "an earlier Job is being deleted")
     elif workers.suspended and draft.queue:
-        message = f"the queue {draft.queue} has not admitted the job"
-        draft.conditions.set(ConditionType.SUSPENDED, Why.QUEUED, message, holds=True)
-        draft.not_ready(Why.QUEUED, message)
+        draft.not_ready(Why.QUEUED, queued)
     elif workers.suspended:
         _try_again(draft, workers)
     else:
@@ -239,7 +240,6 @@ def _pods(draft: Draft, spec: DSortJobSpec) -> int:
 
 
 def _run(draft: Draft, spec: DSortJobSpec, workers: WorkersJob) -> None:
-    draft.not_suspended()
     draft.conditions.set(
         ConditionType.THROTTLED, Why.NOT_THROTTLED, "no rank is short of memory", holds=False
     )
@@ -273,7 +273,6 @@ def _run(draft: Draft, spec: DSortJobSpec, workers: WorkersJob) -> None:
 
 def _try_again(draft: Draft, workers: WorkersJob) -> None:
     """Resume the Job: at once, or, where its pods were released, after a pause. A status that got lost costs only the pause."""
-    draft.not_suspended()
     was = next(
         (one for one in draft.world.status.conditions if one.type == ConditionType.WORKERS_READY), None
     )

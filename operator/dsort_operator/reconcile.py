@@ -79,7 +79,10 @@ class Reconciler:
         await self._steer(world, wanted)
         if wanted.active and not world.deleting and not has_finalizer(job):
             await self._set_finalizers(job, [FINALIZER])
-        denied = [action for action in wanted.actions if not await self._carry_out(action, world)]
+        denied = False
+        for action in wanted.actions:
+            if denied := not await self._carry_out(action, world):
+                break  # what follows may need it: no workers without their Secret
         await self._write_status(world, wanted)
         for event in wanted.events:
             await self._tell(job, event)
