@@ -49,8 +49,8 @@ kind-up: ## Bring a kind cluster up (built here where no image can be pulled); p
 kind-down: ## Take it away with all that came with it
 	@'$(ROOT)/tests/kind/down'
 
-generate: dev-env ## Write crds/ from the models
-	@cd '$(ROOT)' && '$(DEV)/python' -m dsort_api.crd --write crds
+generate: dev-env ## Write crds/ from the models, and the chart's files from them
+	@cd '$(ROOT)' && '$(DEV)/python' -m dsort_api.crd --write crds && '$(DEV)/python' scripts/chart_files.py --write
 
 requirements: dev-env ## Pin requirements/*.txt to pyproject.toml (UPGRADE=1: to the newest)
 	@UV='$(DEV)/uv' '$(ROOT)/scripts/requirements.sh'

@@ -74,20 +74,21 @@ def built(what: str, *, without: str) -> str | None:
 
 
 def missing_api_server() -> str | None:
-    """What the API server of the tests lacks."""
-    programs = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
-    where = (
-        os.environ.get("KUBEBUILDER_ASSETS")
-        or subprocess.run(
-            [str(ROOT / "tests/kind/build"), "where"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+    """What the API server of the tests lacks, or Helm."""
+    done = subprocess.run(
+        [str(ROOT / "tests/kind/build"), "where"], capture_output=True, text=True, check=True
     )
-    if all((Path(where) / program).exists() for program in programs):
-        return None
-    return built(
-        "assets",
-        without=f"{', '.join(programs)} are not in {where}: run tests/kind/assets, or set KUBEBUILDER_ASSETS",
-    )
+    house = Path(done.stdout.strip())
+    assets = Path(os.environ.get("KUBEBUILDER_ASSETS") or house)
+    for what, folder, programs in (
+        ("assets", assets, ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")),
+        ("tools", house, ("helm",)),
+    ):
+        absent = [program for program in programs if not (folder / program).exists()]
+        without = f"{', '.join(absent)} not in {folder}: run tests/kind/build {what}"
+        if absent and (reason := built(what, without=without)):
+            return reason
+    return None
 
 
 def missing_cluster() -> str | None:
