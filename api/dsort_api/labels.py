@@ -31,6 +31,11 @@ MANAGED_BY: Final = f"{GROUP}/operator"
 
 WORKER_CONTAINER: Final = "worker"
 
+OOM_KILLED: Final = "OOMKilled"
+"""Kubernetes' word for a container that the kernel killed for want of memory. A pod with several ranks says it in its termination
+message, as reason: the kernel may kill one of them, and the container itself shows nothing.
+"""
+
 METRICS_PORT: Final = 7300
 CONTROL_PORT: Final = 7400
 DATA_PORT: Final = 7500

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from dsort_api.labels import CONTROL_PORT, DATA_PORT, METRICS_PORT
+from dsort_api.labels import CONTROL_PORT, DATA_PORT, METRICS_PORT, OOM_KILLED
 from dsort_api.messages import JobDefinition
 from dsort_api.reasons import DSortError, Reason
 from dsort_cli.imports import bare_imports
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from dsort_worker.main import RankSettings
 
 log: Final = logging.getLogger("dsort")
-
-OOM_KILLED: Final = "OOMKilled"
-"""The word of Kubernetes for a container that the kernel killed for want of memory."""
 
 
 def worker(options: argparse.Namespace) -> int:

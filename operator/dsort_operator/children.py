@@ -5,6 +5,7 @@ Fields that a server left out, and fields that this version does not know, never
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,7 @@ from typing import Any, Final, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from dsort_api.labels import INDEX_LABEL, WORKER_CONTAINER
+from dsort_api.labels import INDEX_LABEL, OOM_KILLED, WORKER_CONTAINER
 
 Body = Mapping[str, Any]
 """An object of the Kubernetes API, as JSON has it."""
@@ -126,7 +127,7 @@ class WorkerPod:
             waiting_reason=waiting.get("reason", ""),
             waiting_message=waiting.get("message", ""),
             exit_code=terminated.get("exitCode"),
-            oom_killed=terminated.get("reason") == "OOMKilled",
+            oom_killed=OOM_KILLED in (terminated.get("reason"), _said_reason(terminated.get("message", ""))),
             termination_message=terminated.get("message", ""),
             ended_reason=status.get("reason") or "",
             ended_message=status.get("message") or "",
@@ -193,3 +194,12 @@ def items(body: Body, name: str) -> Sequence[Body]:
 
 def _conditions(status: Body, *, wanted: tuple[str, ...] = ("True", "False", "Unknown")) -> dict[str, Body]:
     return {one.get("type", ""): one for one in items(status, "conditions") if one.get("status") in wanted}
+
+
+def _said_reason(termination_message: str) -> str:
+    """The reason in a pod's last words; empty where there is none."""
+    try:
+        words = json.loads(termination_message)
+    except ValueError:
+        return ""
+    return str(words.get("reason", "")) if isinstance(words, dict) else ""

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import pytest
 from dsort_api.messages import Phase, Stop
 from dsort_api.reasons import EXIT_CODES, Reason
 from dsort_cli.main import main
+from dsort_worker.cgroup import _folders
 from dsort_worker.joblock import Hold, try_lock
+from dsort_worker.lanes import Say, run_lanes
 from tests.support.gates import PHASES, Gate
 from tests.support.pods import Pods
 from tests.support.reference import expected_shards
@@ -207,6 +211,46 @@ def test_a_lane_that_is_killed_ends_its_pod(source: Path, wanted: list[bytes], t
         pods.start(0)
         assert pods.end(0).code == 0
     assert contents(tmp_path / "out") == wanted
+
+
+@pytest.fixture
+def limited() -> Iterator[Path]:
+    """A control group with a limit of 64 MiB, of version 1 or 2; a process joins it by its `cgroup.procs`."""
+    for kind, group in _folders("/"):
+        folder = Path(group, f"dsort-test-{os.getpid()}")
+        limit = folder / ("memory.limit_in_bytes" if kind == "cgroup" else "memory.max")
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        try:
+            if limit.exists():
+                limit.write_text(str(64 << 20))
+                yield folder
+                return
+        finally:
+            wait_until(partial(_empty, folder), what="an empty group")
+            folder.rmdir()
+    pytest.skip("no control group with a memory controller can be made here")
+
+
+def _empty(group: Path) -> bool:
+    return not (group / "cgroup.procs").read_text().split()
+
+
+def test_a_lane_that_the_kernel_kills_for_want_of_memory_ends_its_pod_with_137(limited: Path) -> None:
+    def be(lane: int, _: Say) -> int:
+        if lane:
+            bytearray(256 << 20)[:: 1 << 12] = bytes(1 << 16)
+        signal.pause()
+        return 0
+
+    pid = os.fork()
+    if pid == 0:
+        (limited / "cgroup.procs").write_text("0")
+        end = run_lanes(be, lanes=2)
+        os._exit(0 if (end.code, end.lane) == (137, 1) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_lanes_die_with_their_supervisor(source: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ _PATIENCE: Final = 10.0
 
 _NAP: Final = 0.1
 
-_LOOK: Final = 10.0
+_LOOK: Final = 5.0
 """Seconds between two looks for the manifest, and then for rank 0 to say so itself."""
 
 
