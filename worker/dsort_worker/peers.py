@@ -1,7 +1,8 @@
 """Requests to the other ranks: idempotent reads, retried until they succeed, the job ends, or the peer stays away too long.
 
 A request is addressed to a rank in an epoch. When the rank was replaced, the old epoch is refused and the asker waits for the
-next peer table. Nothing is consumed by being read, so a request that broke is simply made again.
+next peer table; one that vanished with its address refuses nothing, so the next peer table ends what it was asked. Nothing is
+consumed by being read, so a request that broke is simply made again.
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ class Peers:
         self._on_received = on_received
         self._table: PeerTable | None = None
         self._newer = asyncio.Event()
+        self._under_way: dict[int, set[asyncio.Timeout]] = {}
+        """The attempts that have not ended yet, by the rank that they are made to."""
         self._flows = asyncio.Semaphore(flows)
         self._random = random.Random(rank)
         self._headers = {
@@ -118,9 +121,13 @@ class Peers:
             await self._session.close()
 
     def update(self, table: PeerTable) -> None:
-        """A new peer table."""
-        self._table = table
+        """A new peer table. What is asked of a rank that was replaced is asked of its successor."""
+        before, self._table = self._table, table
         self._newer.set()
+        for old, new in zip(before.peers if before else (), table.peers, strict=False):
+            if old.epoch != new.epoch:
+                for attempt in self._under_way.pop(old.rank, ()):
+                    attempt.reschedule(0.0)
 
     async def known(self) -> PeerTable:
         """The peer table, as soon as there is one."""
@@ -215,7 +222,12 @@ class Peers:
         while True:
             table = await self.known()
             try:
-                return await attempt(table.peers[rank])
+                async with asyncio.timeout(None) as under_way:
+                    self._under_way.setdefault(rank, set()).add(under_way)
+                    try:
+                        return await attempt(table.peers[rank])
+                    finally:
+                        self._under_way.get(rank, set()).discard(under_way)
             except NotReady as answer:
                 # The peer is alive: patience starts anew, and its hint is followed with jitter.
                 deadline = time.monotonic() + self._patience.peer

@@ -241,6 +241,28 @@ async def test_after_a_409_the_next_peer_table_is_waited_for() -> None:
     assert [headers["X-Dsort-Epoch"] for _, headers, _ in new.requests] == ["e2"]
 
 
+async def test_a_peer_that_vanished_is_given_up_for_its_successor_at_once() -> None:
+    target = Target()
+    async with (
+        scripted(stalls) as old,
+        scripted(stream()) as new,
+        asking(old, patience=Patience(silence=2 * DEADLINE)) as peers,
+        asyncio.TaskGroup() as group,
+    ):
+        asked = group.create_task(peers.stream(0, "/v1/slices", sink=target.sink, size=len(PAYLOAD)))
+        await until(lambda: target.made)
+        peers.update(table(old, version=2))  # not this rank was replaced
+        await idle()
+        assert not asked.done()
+        peers.update(table(new, version=3, epoch="e2"))
+        peers.update(table(new, version=4, epoch="e3"))
+        await asked
+    assert bytes(target.out) == PAYLOAD
+    assert target.made == 2
+    assert len(old.requests) == 1
+    assert [headers["X-Dsort-Epoch"] for _, headers, _ in new.requests] == ["e3"]
+
+
 async def lost(*answers: Answer) -> DSortError:
     patience = Patience(connect=1.0, silence=1.0, peer=0.2)
     async with scripted(*answers) as peer, asking(peer, patience=patience) as peers:
