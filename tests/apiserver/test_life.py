@@ -44,6 +44,9 @@ def test_a_job_becomes_complete_with_the_bytes_of_a_local_run(place: Place) -> N
         assert status["state"] == "Complete"
         assert status["ready"].endswith("/2")
         assert status["observedGeneration"] == 1
+        assert status["recordsIn"] == status["recordsOut"] == 80
+        assert status["bytesIn"] > 200_000
+        assert status["bytesOut"] > 200_000
         assert status["seed"] == 7
         assert status["manifest"].endswith("dsort-manifest.json")
         assert status["startTime"] <= status["completionTime"]
@@ -61,6 +64,8 @@ def test_a_job_becomes_complete_with_the_bytes_of_a_local_run(place: Place) -> N
         assert sorted(told) == ["Complete", "WorkersReady"]
         table = place.plane.kubectl("get", "dsj", "-n", place.namespace)
         assert re.search(r"^life +Complete +\S+ +\S+ +False +\d+s$", table, re.MULTILINE), table
+        wide = place.plane.kubectl("get", "dsj", "-n", place.namespace, "-o", "wide")
+        assert re.search(r"^life +Complete .* 80 ", wide, re.MULTILINE), wide
 
         for child in (*place.pods, *place.items("/apis/batch/v1/jobs")):
             assert child["metadata"]["labels"]["dsort.dev/job-uid"] == job["metadata"]["uid"]
@@ -79,7 +84,9 @@ def test_a_job_becomes_complete_with_the_bytes_of_a_local_run(place: Place) -> N
         assert place.job("life") == job  # the end of an operator is not the end of a job
     place.delete("life")
     place.await_gone("life", seconds=10)
-    await_that(lambda: not place.pods, "the pods are collected", seconds=30)
+    await_that(
+        lambda: not place.pods, "the pods are collected"
+    )  # the collector looks for new kinds every 30 s
     place.check_output("life", like=expected)  # a finished job's deletion never touches its results
 
 

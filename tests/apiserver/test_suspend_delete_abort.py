@@ -97,7 +97,7 @@ def test_deleted_in_any_phase_a_job_is_gone_with_its_pods_within_30_seconds(
             assert pods_of(place, name) == []
             assert place.playground.kubelet.processes(name) == []
             nothing_is_visible(place, name)
-        await_that(lambda: not place.items("/api/v1/secrets"), "the tokens are collected", seconds=30)
+        await_that(lambda: not place.items("/api/v1/secrets"), "the tokens are collected")
 
 
 def test_aborted_in_any_phase_a_job_fails_with_aborted_and_leaves_nothing(
