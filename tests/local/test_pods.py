@@ -147,6 +147,28 @@ def test_sigterm_in_each_phase_ends_a_pod_at_once_and_its_replacement_goes_on(
     check_result(target)
 
 
+@pytest.mark.parametrize(("point", "rank"), POINTS[1::2])
+def test_a_job_that_is_suspended_and_resumed_makes_the_same_bytes(
+    source: Path, wanted: list[bytes], tmp_path: Path, point: str, rank: int
+) -> None:
+    target = tmp_path / "out"
+    gate = Gate(tmp_path / "gate", point, rank)
+    with Pods(shuffle(source, target), tmp_path / "pods", lanes=2) as pods:
+        pods.start_all({0: gate.environment})
+        gate.reached()
+        for process in pods.processes.values():
+            process.send_signal(signal.SIGTERM)
+        gate.open()
+        codes = [one.code for one in pods.end_all()]
+        assert set(codes) <= {0, 143}
+        for index, code in enumerate(codes):
+            if code:
+                pods.start(index)
+        assert [one.code for one in pods.end_all()] == [0, 0]
+    assert contents(target) == wanted
+    check_result(target)
+
+
 def test_sigterm_ends_a_rank_that_is_stuck(source: Path, tmp_path: Path) -> None:
     gate = Gate(tmp_path / "gate", "Create", 1)
     with Pods(shuffle(source, tmp_path / "out"), tmp_path / "pods") as pods:
