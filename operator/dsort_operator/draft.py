@@ -21,10 +21,11 @@ class Draft:
 
     def __init__(self, world: World, *, now: datetime, settings: PlanSettings) -> None:
         self.world = world
-        self.now = now.replace(microsecond=0)
-        """As the API writes times."""
+        self.now = now
+        self.stamp = now.replace(microsecond=0)
+        """The same as the API writes times."""
         self.settings = settings
-        self.conditions = Conditions(world.status.conditions, now=self.now, generation=world.generation)
+        self.conditions = Conditions(world.status.conditions, now=self.stamp, generation=world.generation)
         self.actions: list[Action] = []
         self.notes: list[Event] = []
         self.stop: Stop | None = None

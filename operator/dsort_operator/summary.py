@@ -72,7 +72,7 @@ def _status(draft: Draft) -> DSortJobStatus:
         manifest=_manifest(draft) if complete and not draft.dry_run else None,
         abnormal_ranks=[] if complete else list(draft.readiness.abnormal),
         start_time=start,
-        completion_time=draft.now if complete or failed else None,
+        completion_time=draft.stamp if complete or failed else None,
         active_seconds=_active_seconds(draft),
         conditions=conditions.listed(),
     )
@@ -97,9 +97,9 @@ def _active_seconds(draft: Draft) -> int | None:
     """Counted up when a suspension begins, and at no other time."""
     before = draft.world.status
     was = draft.conditions.since(ConditionType.SUSPENDED, holds=True)
-    begins = was == draft.now and was is not None
+    begins = was == draft.stamp and was is not None
     if begins and before.start_time is not None:
-        return int(active_seconds(before, now=draft.now))
+        return int(active_seconds(before, now=draft.stamp))
     return before.active_seconds
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +24,14 @@ PHASES = st.sampled_from([Phase.LIST, Phase.SCAN, Phase.ORDER, Phase.CREATE, Pha
 SECONDS = st.sampled_from([0.4, 1.0, 3.0, 31.0, 151.0, 700.0])
 DENIED = st.sampled_from(["CreateDefinition", "CreateWorkers", "CreateCleanup", "CreateSecret"])
 
+ODD: list[dict[str, Any]] = [
+    {"suspend": True},
+    {"abort": True},
+    {"input": {"url": "file:///data"}},
+    {"input": {"url": "nowhere"}},
+    {"managedBy": "kueue.x-k8s.io/multikueue"},
+]
+
 
 def conditions(status: DSortJobStatus) -> dict[str, Condition]:
     return {one.type: one for one in status.conditions}
@@ -37,29 +46,28 @@ class JobMachine(RuleBasedStateMachine):
 
     @initialize(
         spec=st.fixed_dictionaries(
-            {},
+            {"backoffLimit": st.sampled_from([0, 1, 6]), "startDeadlineSeconds": st.sampled_from([20, 600])},
             optional={
-                "suspend": st.booleans(),
-                "abort": st.booleans(),
                 "dryRun": st.booleans(),
-                "backoffLimit": st.sampled_from([0, 1, 6]),
                 "activeDeadlineSeconds": st.sampled_from([5, 400]),
-                "startDeadlineSeconds": st.sampled_from([20, 600]),
                 "ttlSecondsAfterFinished": st.sampled_from([0, 60]),
-                "workers": st.sampled_from([{}, {"count": 1}, {"count": 2}]),
-                "managedBy": st.sampled_from(["dsort.dev/operator", "kueue.x-k8s.io/multikueue"]),
-                "input": st.sampled_from(
-                    [{"url": "pvc://data/in"}, {"url": "file:///data"}, {"url": "nowhere"}]
-                ),
+                "workers": st.sampled_from([{}, {"count": 1}]),
             },
         ),
+        odd=st.sampled_from([{}] * 6 + ODD),
         queued=st.booleans(),
+        turns=st.sampled_from([6, 4, 3, 2, 1, 0]),
     )
-    def begin(self, spec: dict[str, Any], *, queued: bool) -> None:
-        self.cluster = Cluster(body=job_body(labels={QUEUE_LABEL: "q"} if queued else {}, **spec))
+    def begin(self, spec: dict[str, Any], odd: dict[str, Any], *, queued: bool, turns: int) -> None:
+        self.cluster = Cluster(body=job_body(labels={QUEUE_LABEL: "q"} if queued else {}, **spec, **odd))
         self.ended: DSortJobStatus | None = None
         self.last = DSortJobStatus()
         self.stale: World | None = None
+        for _ in range(turns):
+            self.cluster.reconcile()
+            self.cluster.control_jobs()
+            self.cluster.run_pods()
+            self.cluster.admit(admitted=True)
 
     # The operator
 
@@ -72,6 +80,22 @@ class JobMachine(RuleBasedStateMachine):
         self.cluster.reconcile(crash_after=calls)
 
     @rule()
+    def look_away(self) -> None:
+        """What is seen now is acted upon later."""
+        self.stale = self.cluster.world()
+
+    @precondition(lambda self: self.stale is not None)
+    @rule()
+    def act_on_an_old_sight(self) -> None:
+        """A watch that lags shows children that were; the DSortJob itself and its status are as they are."""
+        assert self.stale is not None
+        now, old = self.cluster.world(), self.stale
+        self.stale = None
+        self.cluster.reconcile(
+            world=replace(now, workers=old.workers, pods=old.pods, cleanup=old.cleanup, reports=old.reports)
+        )
+
+    @rule()
     def settle(self) -> None:
         """Nothing is left to do after it, and nothing will be before the plan says so."""
         todo = self.cluster.settle()
@@ -79,7 +103,7 @@ class JobMachine(RuleBasedStateMachine):
             return
         before = self.cluster.now
         wait = todo.wake_after if todo.wake_after is not None else 10_000.0
-        self.cluster.wait(max(0.0, wait - 1.1))
+        self.cluster.wait(max(0.0, wait - 0.1))
         later = self.cluster.plan()
         assert self.cluster.has_nothing_left(later)
         assert later.status == self.cluster.status
@@ -88,23 +112,27 @@ class JobMachine(RuleBasedStateMachine):
 
     # Users
 
-    @rule(suspend=st.booleans())
-    def suspend(self, *, suspend: bool) -> None:
-        self.cluster.edit(suspend=suspend)
-
-    @rule()
-    def abort(self) -> None:
-        self.cluster.edit(abort=True)
-
-    @rule(seconds=st.sampled_from([None, 30, 400]))
-    def set_deadline(self, seconds: int | None) -> None:
-        self.cluster.edit(activeDeadlineSeconds=seconds)
+    @rule(
+        spec=st.sampled_from(
+            [
+                {"suspend": True},
+                {"suspend": False},
+                {"suspend": False},
+                {"abort": True},
+                {"activeDeadlineSeconds": 30},
+                {"activeDeadlineSeconds": None},
+            ]
+        )
+    )
+    def edit(self, spec: dict[str, Any]) -> None:
+        self.cluster.edit(**spec)
 
     @precondition(lambda self: self.cluster.status.start_time is not None)
     @rule(foreground=st.booleans())
     def delete(self, *, foreground: bool) -> None:
         self.cluster.delete(foreground=foreground)
 
+    @precondition(lambda self: self.cluster.workers is not None)
     @rule()
     def delete_the_workers(self) -> None:
         self.cluster.delete_workers()
@@ -114,17 +142,24 @@ class JobMachine(RuleBasedStateMachine):
     def delete_the_namespace(self) -> None:
         self.cluster.namespace_deleting = True
 
-    @rule(name=DENIED)
-    def deny(self, name: str) -> None:
+    @rule(
+        name=DENIED,
+        claim=st.sampled_from([None, ("ReadWriteMany",), ("ReadWriteOnce",)]),
+        nodes=st.integers(0, 2),
+    )
+    def disturb(self, name: str, claim: tuple[str, ...] | None, nodes: int) -> None:
+        """Rights, claims and nodes come and go."""
         self.cluster.denies ^= {name}
+        self.cluster.claims["data"] = claim
+        self.cluster.nodes = nodes
+        self.cluster.full = not nodes
 
     @rule()
-    def move_the_claim(self) -> None:
-        self.cluster.claims["data"] = None if self.cluster.claims["data"] else ("ReadWriteMany",)
-
-    @rule(nodes=st.integers(0, 2))
-    def resize(self, nodes: int) -> None:
-        self.cluster.nodes = nodes
+    def repair(self) -> None:
+        self.cluster.denies.clear()
+        self.cluster.claims["data"] = ("ReadWriteMany",)
+        self.cluster.nodes, self.cluster.full = 2, False
+        self.cluster.lost_nodes.clear()
 
     # Kubernetes
 
@@ -144,23 +179,18 @@ class JobMachine(RuleBasedStateMachine):
             self.cluster.control_jobs()
             self.cluster.run_pods()
 
-    @rule(full=st.booleans())
-    def fill(self, *, full: bool) -> None:
-        self.cluster.full = full
-
+    @precondition(lambda self: QUEUE_LABEL in self.cluster.body["metadata"]["labels"])
     @rule(admitted=st.booleans())
     def admit(self, *, admitted: bool) -> None:
         if QUEUE_LABEL in self.cluster.body["metadata"]["labels"]:
             self.cluster.admit(admitted=admitted)
 
+    @precondition(lambda self: self.cluster.running())
     @rule(index=INDEXES)
     def lose_node(self, index: int) -> None:
         self.cluster.lose(f"node-{index}")
 
-    @rule()
-    def find_nodes(self) -> None:
-        self.cluster.lost_nodes.clear()
-
+    @precondition(lambda self: self.cluster.cleanup is not None)
     @rule(fails=st.booleans())
     def end_cleanup(self, *, fails: bool) -> None:
         self.cluster.run_cleanup(fails=fails)
@@ -171,19 +201,23 @@ class JobMachine(RuleBasedStateMachine):
 
     # Ranks
 
+    @precondition(lambda self: self.cluster.running())
     @rule(index=INDEXES, code=CODES, oom=st.booleans())
     def fail_pod(self, index: int, code: int, *, oom: bool) -> None:
         self.cluster.fail_pod(index, code=code, oom=oom and code == 137)
 
+    @precondition(lambda self: self.cluster.running())
     @rule(index=INDEXES, phase=PHASES, done=st.integers(0, 100))
     def report(self, index: int, phase: Phase, done: int) -> None:
         self.cluster.report(index, phase, done=done)
 
+    @precondition(lambda self: self.cluster.running())
     @rule()
     def publish(self) -> None:
         self.cluster.publish()
         self.cluster.announce_plan()
 
+    @precondition(lambda self: self.cluster.published)
     @rule(index=INDEXES)
     def succeed(self, index: int) -> None:
         self.cluster.succeed(index)
