@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -11,7 +10,7 @@ from dsort_api.spec import DSortJobSpec
 from dsort_operator.volumes import Mount, mounts_of
 
 _MIB: Final = 1 << 20
-_BUDGET_SHARE: Final = 0.7
+_BUDGET_PERCENT: Final = 70
 """The part of a pod's memory limit that its ranks plan with; the rest is page cache of theirs that is being written."""
 
 
@@ -26,7 +25,7 @@ def memory_limit(spec: DSortJobSpec) -> str | int:
     given = template.spec.resources.limits.get("memory") if template is not None else None
     if given is not None:
         return given
-    return f"{math.ceil(_budgets(spec) / _BUDGET_SHARE / _MIB)}Mi"
+    return f"{-(_budgets(spec) * -100 // (_BUDGET_PERCENT * _MIB))}Mi"
 
 
 def missing_claims(spec: DSortJobSpec, *, claims: Mapping[str, Sequence[str] | None]) -> list[str]:
