@@ -64,10 +64,12 @@ def _decide(draft: Draft) -> None:
         fail(draft)
     elif (failure := _failure(draft)) is not None:
         _fail_first(draft, failure)
-    elif spec is not None and spec.suspend:
-        _hold(draft)
-    elif spec is not None:
-        _go_on(draft, spec)
+    else:
+        assert spec is not None  # that would be a failure
+        if spec.suspend:
+            _hold(draft)
+        else:
+            _go_on(draft, spec)
 
 
 # The end

@@ -341,6 +341,33 @@ def test_result_that_shows_after_the_decision_to_fail_still_stands() -> None:
     assert cluster.cleanups == 0
 
 
+def test_what_is_being_taken_back_is_no_result_any_more() -> None:
+    cluster = running()
+    cluster.edit(abort=True)
+    turn(cluster, 3)
+    assert cluster.cleanups == 1
+    cluster.reports[0] = report(0, Phase.COMPLETE)
+    cluster.run_cleanup()
+    cluster.settle()
+    assert condition(cluster, "Failed").reason == "Aborted"
+
+
+def test_stragglers_of_a_complete_job_are_ended_before_it_goes() -> None:
+    cluster = running(ttlSecondsAfterFinished=0)
+    cluster.publish()
+    cluster.succeed(0)
+    cluster.edit(abort=True)
+    first = cluster.settle()
+    assert first is not None
+    assert has(cluster, "Complete")
+    assert first.active
+    assert "DeleteJob" not in names(cluster.plan())
+    deleted = replace(cluster.world(), deleted=T0)
+    assert not plan(deleted, now=T0, settings=SETTINGS).active
+    turn(cluster, 3)
+    assert cluster.gone
+
+
 def test_cleanup_that_fails_is_an_event_and_no_end_of_its_own() -> None:
     cluster = running()
     cluster.edit(abort=True)
