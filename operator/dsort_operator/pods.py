@@ -88,11 +88,26 @@ def cleanup_template(definition: JobDefinition, *, settings: Settings) -> Templa
     return {
         "metadata": {"labels": labels(definition.name, uid=definition.id, component=CLEANUP_COMPONENT)},
         "spec": {
-            **_pod(spec, settings=settings),
+            **(_near(_pod(spec, settings=settings)) if mount.claim else _pod(spec, settings=settings)),
             "containers": [container],
             "volumes": [_volume(mount, at=0)],
         },
     }
+
+
+def _near(pod: Template) -> Template:
+    """The pod, which would rather run where the template says, but runs elsewhere when it cannot: the workers of a job that is
+    taken back may have found no place either. Where a claim can be mounted the scheduler knows.
+    """
+    chosen = {name: value for name, value in pod.items() if name not in {"nodeSelector", "affinity"}}
+    terms = [
+        {"key": key, "operator": "In", "values": [value]}
+        for key, value in pod.get("nodeSelector", {}).items()
+    ]
+    if terms:
+        preferred = [{"weight": 100, "preference": {"matchExpressions": terms}}]
+        chosen["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
+    return chosen
 
 
 def _worker(

@@ -47,9 +47,10 @@ async def serve(settings: Settings) -> int:
     ):
         log.info("listening: probes on port %d, metrics on port %d", *ports)
         try:
-            async with _leading(settings, kube, stop):
-                probes.waiting = False
-                await _crd_is_there(kube, stop)
+            async with _leading(settings, kube, stop) as leads:
+                probes.waiting = not leads
+                if leads:
+                    await _crd_is_there(kube, stop)
                 if not stop.is_set():
                     await _operate(settings, configuration, kube, sight, probes, stop)
         except* LeadershipLostError as lost:
@@ -63,10 +64,10 @@ async def serve(settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def _leading(settings: Settings, kube: Kube, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Begin when this replica leads, and be cancelled when it does not any more."""
+async def _leading(settings: Settings, kube: Kube, stop: asyncio.Event) -> AsyncIterator[bool]:
+    """Begin when this replica leads (True), or was told to stop before; be cancelled when it does not lead any more."""
     if not settings.leader_election:
-        yield
+        yield True
         return
     lease = Lease(kube, settings.operator_namespace, settings.lease_name, settings.identity)
     async with asyncio.TaskGroup() as group:
@@ -75,8 +76,7 @@ async def _leading(settings: Settings, kube: Kube, stop: asyncio.Event) -> Async
         leading = group.create_task(lease.leading.wait())
         await asyncio.wait({stopping, leading}, return_when=asyncio.FIRST_COMPLETED)
         try:
-            if lease.leading.is_set():
-                yield
+            yield lease.leading.is_set()
         finally:
             for task in (holding, stopping, leading):
                 task.cancel()

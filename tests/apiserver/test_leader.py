@@ -69,6 +69,12 @@ def test_a_replica_that_ends_gives_the_lease_back(place: Place) -> None:
         await_that(lambda: holder(place) == "second", "the second leads", seconds=LEASE_SECONDS / 2)
 
 
+def test_a_replica_that_waits_ends_well_when_told(place: Place) -> None:
+    with two(place) as replicas:
+        assert replicas["second"].stop() == 0
+        assert holder(place) == "first"
+
+
 def test_a_replica_that_cannot_renew_ends(place: Place) -> None:
     with (
         ApiProxy(place.plane) as proxy,

@@ -138,6 +138,25 @@ def test_cleanup_of_a_folder_of_the_node_names_no_claim() -> None:
     assert container["args"] == ["file:///out", "--job", UID]
 
 
+def test_cleanup_runs_elsewhere_where_the_workers_found_no_place() -> None:
+    pod = pod_of(cleanup(FULL))
+    assert "nodeSelector" not in pod
+    (preferred,) = pod["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert preferred["preference"]["matchExpressions"] == [
+        {"key": "disk", "operator": "In", "values": ["ssd"]}
+    ]
+    assert set(pod["affinity"]) == {"nodeAffinity"}
+    assert "affinity" not in pod_of(cleanup(PLAIN))
+    template = {"spec": {"nodeSelector": {"disk": "ssd"}}}
+    there = definition_of(
+        job_body(
+            output={"url": "file:///out", "name": "s-%04d", "shardSize": 1024}, workers={"template": template}
+        ),
+        pods=1,
+    )
+    assert pod_of(cleanup(there))["nodeSelector"] == {"disk": "ssd"}  # that is where the folder is
+
+
 def test_user_cannot_take_over_the_labels() -> None:
     job = workers(FULL, queue="gpu")
     own = job["spec"]["template"]["metadata"]["labels"]
