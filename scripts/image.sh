@@ -14,9 +14,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 # What is in the image, by content; a build of the same is the same image.
-inputs=$(git ls-files -co --exclude-standard Dockerfile .dockerignore requirements/operator.txt requirements/dev.txt pyproject.toml README.md LICENSE \
-  CHANGELOG.md api worker operator cli crds | LC_ALL=C sort)
-key=$(while read -r file; do [ ! -e "$file" ] || sha256sum "$file"; done <<< "$inputs" | key_of)
+key=$(find Dockerfile .dockerignore requirements/operator.txt requirements/dev.txt pyproject.toml README.md LICENSE CHANGELOG.md \
+  api worker operator cli crds -type f -not -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | key_of)
 name=${1:-localhost/dsort-operator:$key}
 default=$(sed -n 's/^ARG BASE=//p' Dockerfile)
 base=${BASE:-$default}
@@ -44,7 +43,9 @@ if [ -z "${1:-}" ] && [ -z "${BASE:-}" ] && there "$name"; then # nothing has ch
   exit
 fi
 if ! there "$base" && ! timeout 300 "$engine" pull -q "$base" > /dev/null 2>&1; then
-  [ -z "${BASE:-}" ] && [ "$engine" = podman ] && [ "$(id -u)" = 0 ] || fail "$base cannot be pulled; name another with BASE=IMAGE"
+  if [ -n "${BASE:-}" ] || [ "$engine" != podman ] || [ "$(id -u)" != 0 ]; then
+    fail "$base cannot be pulled; name another with BASE=IMAGE"
+  fi
   say "$base cannot be pulled: building on a debootstrapped Debian"
   base=$(tests/kind/build base)
 fi

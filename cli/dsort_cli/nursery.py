@@ -13,7 +13,6 @@ of the job is gone.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -26,12 +25,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dsort_api.messages import JobDefinition
 from dsort_cli.processes import MESSAGE_BYTES
 from dsort_cli.signals import ENDING
+from dsort_worker.lanes import die_with
 from dsort_worker.main import RankSettings, run_rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main(connection_fd: int) -> NoReturn:
@@ -119,7 +117,7 @@ class _Nursery:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.close(self._woken)
             os.close(self._waker)
-            _die_with(parent)
+            die_with(parent)
             code = _run_rank(self._connection, message, fds)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
@@ -165,14 +163,6 @@ def _run_rank(connection: socket.socket, message: dict[str, Any], fds: list[int]
         connection.close()
 
     return run_rank(settings, on_ready=ready)
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when `parent`, which forked it, ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _send(connection: socket.socket, message: Mapping[str, object]) -> None:
