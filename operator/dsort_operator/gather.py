@@ -21,7 +21,7 @@ from dsort_operator.kube import BATCH, CORE, ApiError, Kube, path_of
 from dsort_operator.naming import base_name, cleanup_name
 from dsort_operator.nodes import count_nodes
 from dsort_operator.pods import DEFINITION_KEY, TOKEN_KEY
-from dsort_operator.sight import JobSight
+from dsort_operator.sight import JobSight, has_finalizer
 from dsort_operator.volumes import claims_of
 from dsort_operator.world import World
 
@@ -69,7 +69,8 @@ class Gatherer:
             refused=self.control.refused(),
             denied=dict(self.denied),
         )
-        await self._read_definition(world)
+        if has_finalizer(job) or world.workers or world.pods:  # it comes before all children
+            await self._read_definition(world)
         if world.workers is None:
             await self._read_claims(world)
         return replace(
@@ -93,23 +94,29 @@ class Gatherer:
         self._listed = self.clock()
         self.denied.clear()  # rights and quotas change
 
+    def absorb(self, body: Body) -> None:
+        """A ConfigMap or a Secret of the job as the API server has it; neither ever changes."""
+        if body.get("kind") == "ConfigMap":
+            self.definition = JobDefinition.model_validate_json(part(body, "data")[DEFINITION_KEY])
+        elif body.get("kind") == "Secret":
+            self._token = base64.b64decode(part(body, "data")[TOKEN_KEY]).decode()
+
     async def _read_definition(self, world: World) -> None:
         if self.definition is None:
-            name = base_name(world.name, uid=world.uid)
-            body = await self.kube.get(path_of(CORE, "configmaps", namespace=world.namespace, name=name))
-            if body is not None:
-                check_owner(body, world.uid)
-                self.definition = JobDefinition.model_validate_json(part(body, "data")[DEFINITION_KEY])
+            await self._read("configmaps", world)
 
     async def read_token(self, world: World) -> str | None:
         """The token of the job; None when there is no Secret."""
         if self._token is None:
-            name = base_name(world.name, uid=world.uid)
-            body = await self.kube.get(path_of(CORE, "secrets", namespace=world.namespace, name=name))
-            if body is not None:
-                check_owner(body, world.uid)
-                self._token = base64.b64decode(part(body, "data")[TOKEN_KEY]).decode()
+            await self._read("secrets", world)
         return self._token
+
+    async def _read(self, plural: str, world: World) -> None:
+        name = base_name(world.name, uid=world.uid)
+        body = await self.kube.get(path_of(CORE, plural, namespace=world.namespace, name=name))
+        if body is not None:
+            check_owner(body, world.uid)
+            self.absorb(body)
 
     async def _read_claims(self, world: World) -> None:
         """The access modes of the claims that are named; what was found does not change."""

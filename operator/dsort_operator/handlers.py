@@ -19,6 +19,7 @@ from kubernetes.aio.client import Configuration
 from dsort_api.labels import FIELD_MANAGER, GROUP, JOB_UID_LABEL, MANAGED_BY_LABEL
 from dsort_api.spec import VERSION
 from dsort_operator.children import Body, part
+from dsort_operator.forgetful import NoDifferences, NoProgress
 from dsort_operator.kube import BATCH, CORE, DSORTJOBS, path_of
 from dsort_operator.settings import Settings
 from dsort_operator.sight import Sight, trimmed
@@ -46,6 +47,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     """How kopf is to behave: it watches, and writes nothing."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False  # log lines are no events
+    settings.persistence.diffbase_storage = NoDifferences()
+    settings.persistence.progress_storage = NoProgress()
     settings.peering.standalone = True
     settings.scanning.disabled = True  # that would need rights in the whole cluster
     settings.networking.error_backoffs = Pauses()

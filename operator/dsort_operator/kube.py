@@ -107,6 +107,8 @@ async def load_configuration() -> Configuration:
     else:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     configuration.connection_pool_maxsize = _CONNECTIONS
+    # Otherwise every request looks for a .netrc, in a thread. kopf goes by no proxy of the environment either.
+    configuration.client_session_kwargs = {"trust_env": False}
     return configuration
 
 

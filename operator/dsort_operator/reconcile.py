@@ -83,6 +83,8 @@ class Reconciler:
         for action in wanted.actions:
             if denied := not await self._carry_out(action, world):
                 break  # what follows may need it: no workers without their Secret
+        if not denied and [type(action) for action in wanted.actions] == [act.CreateDefinition]:
+            return Rest(0.0)  # a step on the way: the next one is made at once, and says more
         await self._write_status(world, wanted)
         for event in wanted.events:
             await self._tell(job, event)
@@ -130,12 +132,11 @@ class Reconciler:
         match action:
             case act.CreateDefinition(definition=definition):
                 body = manifests.definition_config_map(definition, namespace=namespace)
-                await self._create(CORE, "configmaps", body, world)
-                self.gatherer.definition = None  # what is there counts, whoever made it
+                self.gatherer.absorb(await self._create(CORE, "configmaps", body, world))
             case act.CreateSecret():
                 token = secrets.token_urlsafe(_TOKEN_BYTES)
                 body = manifests.token_secret(world.name, uid=world.uid, namespace=namespace, token=token)
-                await self._create(CORE, "secrets", body, world)
+                self.gatherer.absorb(await self._create(CORE, "secrets", body, world))
             case act.CreateNetworkPolicy(definition=definition):
                 body = manifests.network_policy(definition, namespace=namespace, settings=self.settings)
                 await self._create(NETWORKING, "networkpolicies", body, world)

@@ -141,7 +141,8 @@ class Kubelet:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._beat())
-                    group.create_task(self._watch(group))
+                    if self.nodes:
+                        group.create_task(self._watch(group))
             finally:
                 for pod in self._pods.values():
                     if pod.process is not None and pod.process.returncode is None:

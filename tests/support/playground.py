@@ -38,11 +38,11 @@ CLAIM: Final = "data"
 
 
 class Playground:
-    """The cluster. A context manager."""
+    """The cluster. A context manager. Without nodes no pod ever runs."""
 
-    def __init__(self, assets: Path) -> None:
+    def __init__(self, assets: Path, *, nodes: int = 2) -> None:
         self.plane = ControlPlane(assets, controllers=True, users={CLUSTERWIDE: (), NAMESPACED: ()})
-        self.kubelet = Kubelet(self.plane)
+        self.kubelet = Kubelet(self.plane, nodes=nodes)
 
     def __enter__(self) -> Self:
         self.plane.__enter__()
