@@ -131,10 +131,11 @@ def in_memory() -> str | None:
 
 
 def core_files() -> list[str]:
-    """The pure core, as the import contracts name it: the contract package and the worker's pure modules."""
+    """The pure core, as the import contracts name it: the contract package, and pure modules of worker and operator."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contracts = {one["id"]: one for one in project["tool"]["importlinter"]["contracts"]}
-    modules = [module.split(".") for module in contracts["pure-core"]["source_modules"]]
+    named = [*contracts["pure-core"]["source_modules"], *contracts["pure-plan"]["source_modules"]]
+    modules = [module.split(".") for module in named]
     return [
         "api/dsort_api/*",
         *(f"{package.removeprefix('dsort_')}/{package}/{name}.py" for package, name in modules),
