@@ -21,6 +21,7 @@ from dsort_api.spec import VERSION
 from dsort_operator.children import Body, part
 from dsort_operator.forgetful import NoDifferences, NoProgress
 from dsort_operator.kube import BATCH, CORE, DSORTJOBS, path_of
+from dsort_operator.probes import WATCH_SECONDS
 from dsort_operator.settings import Settings
 from dsort_operator.sight import Sight, trimmed
 
@@ -54,6 +55,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.networking.error_backoffs = Pauses()
     settings.networking.connect_timeout = 5.0
     settings.networking.request_timeout = 60.0
+    settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.label_selectors["pods"] = _CHILDREN
     settings.watching.label_selectors["batch", "jobs"] = _CHILDREN
     settings.watching.server_timeout = _WATCH_SECONDS

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Final
 
 import aiohttp
@@ -19,6 +18,8 @@ from aiohttp import web
 
 from dsort_operator.metrics import CONTENT_TYPE, Metrics
 
+WATCH_SECONDS: Final = 60
+"""How long a watch lasts before it is begun anew, where it was."""
 STALE_SECONDS: Final = 180.0
 """Three times as long as a watch lasts."""
 
@@ -56,13 +57,13 @@ class Watches:
         return self._heard.keys() <= self._begun
 
     def tracing(self) -> aiohttp.TraceConfig:
-        """What tells the session's answers to `hear`: the beginning of each that is a success.
+        """What tells each answer of the session that is a success to `hear`.
 
-        aiohttp does not tell of the pieces of a stream. So a watch is heard when it begins, and begun anew in time.
+        Pieces of a stream are not traced by aiohttp; so a watch must be begun anew every minute or so.
         """
         tracing = aiohttp.TraceConfig()
 
-        async def answered(_: object, __: SimpleNamespace, params: aiohttp.TraceRequestEndParams) -> None:
+        async def answered(_: object, __: object, params: aiohttp.TraceRequestEndParams) -> None:
             if params.response.status == 200:
                 self.hear(params.url.path)
 
@@ -93,17 +94,23 @@ class Probes:
     async def serve(self, *, health_port: int, metrics_port: int) -> AsyncIterator[tuple[int, int]]:
         """Listen on all addresses; the ports as they are."""
         health, metrics = web.Application(), web.Application()
-        health.router.add_get("/healthz", lambda _: _answer(self.health()))
-        health.router.add_get("/readyz", lambda _: _answer(self.readiness()))
+        health.router.add_get("/healthz", self._healthz)
+        health.router.add_get("/readyz", self._readyz)
         metrics.router.add_get("/metrics", self._metrics)
         async with _listening(health, health_port) as one, _listening(metrics, metrics_port) as other:
             yield one, other
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return _answer(self.health())
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        return _answer(self.readiness())
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self.metrics.page(), headers={"Content-Type": CONTENT_TYPE})
 
 
-async def _answer(problem: str) -> web.Response:
+def _answer(problem: str) -> web.Response:
     return web.Response(status=503 if problem else 200, text=f"{problem or 'ok'}\n")
 
 
