@@ -88,6 +88,9 @@ def measure(jobs: int, folder: Path) -> dict[str, Any]:
             list(pool.map(lambda number: finish(place, f"job-{number:04d}"), range(jobs)))
         path = f"/apis/batch/v1/namespaces/{place.namespace}/jobs?propagationPolicy=Background"
         place.plane.request("DELETE", path)
+        await_that(
+            lambda: not count_jobs(place) and not place.pods, "the children are collected", seconds=600
+        )
         with Operator(playground, namespaces=(place.namespace,)) as operator:
             operator.ports()
             await_that(lambda: _is_quiet(operator), "the operator is idle")
