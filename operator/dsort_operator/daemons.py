@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -43,6 +43,10 @@ class Daemons:
     settings: Settings
     bounds: PlanSettings
     metrics: Metrics
+    collections: Sequence[str] = ()
+    """The paths of all DSortJobs that are watched."""
+    listed_again: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a watch has begun from a list again, and may have missed what went."""
     clock: Callable[[], float] = time.monotonic
     load: Load = field(default_factory=Load)
     _news: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -56,6 +60,7 @@ class Daemons:
         async with asyncio.TaskGroup() as group:
             self._group = group
             self.metrics.ranks.set_function(lambda: self.load.ranks)
+            self._tasks.add(group.create_task(self._correct()))
             for uid in list(self.sight.jobs):
                 self.wake(uid)
             await self._stopped.wait()
@@ -84,6 +89,26 @@ class Daemons:
             task = self._group.create_task(self._tend(uid), name=f"DSortJob {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _correct(self) -> None:
+        """Look for DSortJobs that went without a watch telling of it, for ever."""
+        when, paths = self.listed_again, self.collections
+        while True:
+            await when.wait()
+            when.clear()
+            known = frozenset(self.sight.jobs)
+            try:
+                there = {
+                    part(body, "metadata")["uid"] for path in paths for body in await self.kube.items(path)
+                }
+            except ApiError as error:
+                log.warning("%s; looking again", error)
+                await asyncio.sleep(_BACKOFF.longest)
+                when.set()
+                continue
+            for uid in known - there:
+                self.sight.of(uid).vanished()
+                self.wake(uid)
 
     async def _tend(self, uid: str) -> None:
         """Reconcile until the job is at rest, whatever goes wrong."""

@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 
 _CHILDREN: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER},{JOB_UID_LABEL}"
 _RETRY_CAP: Final = 8.0
-_WATCH_SECONDS: Final = 60
-"""After which the server ends a watch, whole seconds; it goes on from there with the next one. The probes look for that."""
 
 
 class Pauses:
@@ -58,22 +56,25 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.label_selectors["pods"] = _CHILDREN
     settings.watching.label_selectors["batch", "jobs"] = _CHILDREN
-    settings.watching.server_timeout = _WATCH_SECONDS
     settings.queueing.idle_timeout = 1.0
     settings.process.ultimate_exiting_timeout = 20.0
     return settings
 
 
+def job_paths(settings: Settings) -> list[str]:
+    """The collections of DSortJobs that are watched, by their paths."""
+    return _paths(settings, DSORTJOBS, "dsortjobs")
+
+
 def watched_paths(settings: Settings) -> list[str]:
-    """The collections that are watched, by their paths."""
-    kinds = ((DSORTJOBS, "dsortjobs"), (BATCH, "jobs"), (CORE, "pods"))
+    """All collections that are watched, by their paths."""
+    return [*job_paths(settings), *_paths(settings, BATCH, "jobs"), *_paths(settings, CORE, "pods")]
+
+
+def _paths(settings: Settings, prefix: str, plural: str) -> list[str]:
     if not settings.watch_namespaces:
-        return [f"{prefix}/{plural}" for prefix, plural in kinds]
-    return [
-        path_of(prefix, plural, namespace=namespace)
-        for namespace in settings.watch_namespaces
-        for prefix, plural in kinds
-    ]
+        return [f"{prefix}/{plural}"]
+    return [path_of(prefix, plural, namespace=namespace) for namespace in settings.watch_namespaces]
 
 
 def registry_of(

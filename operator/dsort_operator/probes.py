@@ -7,6 +7,7 @@ like.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from aiohttp import web
 from dsort_operator.metrics import CONTENT_TYPE, Metrics
 
 WATCH_SECONDS: Final = 60
-"""How long a watch lasts before it is begun anew, where it was."""
+"""How long a watch lasts; the server ends it then, and the next one goes on where it was."""
 STALE_SECONDS: Final = 180.0
 """Three times as long as a watch lasts."""
 
@@ -33,6 +34,8 @@ class Watches:
 
     stale_seconds: float = STALE_SECONDS
     clock: Callable[[], float] = time.monotonic
+    listed_again: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a watch had to begin from a list once more: what went since it broke off is in no event."""
     _heard: dict[str, float] = field(default_factory=dict)
     _begun: set[str] = field(default_factory=set)
 
@@ -65,6 +68,8 @@ class Watches:
 
         async def answered(_: object, __: object, params: aiohttp.TraceRequestEndParams) -> None:
             if params.response.status == 200:
+                if "watch" not in params.url.query and params.url.path in self._begun:
+                    self.listed_again.set()
                 self.hear(params.url.path)
 
         tracing.on_request_end.append(answered)

@@ -15,7 +15,7 @@ from kubernetes.aio.client import Configuration
 
 from dsort_operator.actions import PlanSettings
 from dsort_operator.daemons import Daemons
-from dsort_operator.handlers import kopf_settings, registry_of, session_of, watched_paths
+from dsort_operator.handlers import job_paths, kopf_settings, registry_of, session_of, watched_paths
 from dsort_operator.kube import DSORTJOBS, ApiError, Backoff, Kube, load_configuration
 from dsort_operator.leader import LeadershipLostError, Lease
 from dsort_operator.metrics import Metrics
@@ -110,7 +110,15 @@ async def _operate(
     stop: asyncio.Event,
 ) -> None:
     bounds = PlanSettings(allow_host_paths=settings.allow_host_paths, network_policy=settings.network_policy)
-    daemons = Daemons(kube=kube, sight=sight, settings=settings, bounds=bounds, metrics=probes.metrics)
+    daemons = Daemons(
+        kube=kube,
+        sight=sight,
+        settings=settings,
+        bounds=bounds,
+        metrics=probes.metrics,
+        collections=job_paths(settings),
+        listed_again=probes.watches.listed_again,
+    )
     registry = registry_of(
         sight=sight,
         wake=daemons.wake,

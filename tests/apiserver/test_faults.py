@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import urllib.request
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,12 @@ from tests.support.playground import Place, await_that, place, playground
 __all__ = ["place", "playground"]
 
 AWAY_SECONDS = 30.0
+
+
+def page(port: int) -> str:
+    """The metrics of an operator."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
 
 
 def refusing(status: int, *, share: float, seed: int = 1) -> Callable[[Call], int | None]:
@@ -64,6 +71,8 @@ def test_a_watch_that_lost_its_history_begins_anew_and_what_went_meanwhile_is_go
         place.await_job("second", Complete=True)
         proxy.faults.gone = False
         assert operator.runs
+        port = operator.ports()[1]
+        await_that(lambda: 'dsort_jobs{state="Complete"} 1.0' in page(port), "the first is known to be gone")
         place.check_output("second", like=expected)
 
 

@@ -22,6 +22,13 @@ from tests.support.waiting import until
 UID = "u1"
 
 
+class Nobody:
+    """An API server that has no objects left."""
+
+    async def items(self, _: str) -> list[Any]:
+        return []
+
+
 def sight() -> Sight:
     body = {"metadata": {"name": "job", "namespace": "ns", "uid": UID, "resourceVersion": "1"}, "spec": {}}
     return Sight(jobs={UID: [body]})
@@ -101,7 +108,7 @@ async def test_one_job_has_one_task_and_news_during_a_reconcile_are_looked_at(
             daemons.wake(UID)
         go.set()
         await until(lambda: times == 2)
-        await until(lambda: not daemons._tasks)
+        await until(lambda: not daemons._news)
         assert (most, times) == (1, 2)
         daemons.wake(UID)  # it came back from its rest
         await until(lambda: times == 3)
@@ -134,3 +141,22 @@ async def test_stopping_ends_the_tasks_wherever_they_are(monkeypatch: pytest.Mon
 
     async with tended(monkeypatch, once):
         await begun.wait()
+
+
+@pytest.mark.asyncio
+async def test_a_job_that_went_while_nobody_watched_is_known_to_be_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+
+    async def once(reconciler: Reconciler) -> Rest:
+        seen.append(reconciler.sight.job)
+        return Rest(None, over=seen[-1] is None)
+
+    async with tended(monkeypatch, once) as daemons:
+        await until(lambda: len(seen) == 1)
+        assert daemons.sight.states()["Pending"] == 1
+        daemons.listed_again.set()
+        await until(lambda: not daemons._news)
+        assert seen[-1] is None
+        assert daemons.sight.states()["Pending"] == 0

@@ -70,6 +70,10 @@ async def test_an_answer_is_heard_before_its_end_and_a_refusal_is_not() -> None:
         async with session.get("/stream"):
             assert watches.stale() == ["/refused"]
             go.set()
+        async with session.get("/stream?watch=true"):
+            assert not watches.listed_again.is_set()
+        async with session.get("/stream"):
+            assert watches.listed_again.is_set()
     await runner.cleanup()
 
 
