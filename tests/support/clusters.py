@@ -66,6 +66,7 @@ class Cluster:
     """Every status that was written."""
     written: datetime | None = None
     _read: tuple[object, World] | None = None
+    _owned: bool = True
     _counted: set[str] = field(default_factory=set)
     _tries: dict[int, int] = field(default_factory=dict)
     _numbers: count[int] = field(default_factory=lambda: count(1))
@@ -175,7 +176,9 @@ class Cluster:
                 if self.cleanup is None:
                     assert not any(pod.live for pod in self.pods), "cleaned up under live pods"
                     assert self.status_is_open(), "cleaned up after the end"
+                    assert not any(pod.succeeded for pod in self.pods), "took a result back"
                     self.cleanup = CleanupJob(created=self.now)
+                    self._owned = action.owned
                     self.cleanups += 1
             case DeleteJob():
                 self.delete()
@@ -231,6 +234,11 @@ class Cluster:
         if self.workers is not None:
             self.workers = replace(self.workers, deleting=True)
 
+    def delete_workers_first(self) -> None:
+        """Somebody deletes the Job in the background; its pods are told to end when it is gone."""
+        self.workers = None
+        self.pods = [replace(pod, deleted=pod.deleted or self.now) for pod in self.pods if pod.live]
+
     def _collect(self) -> None:
         """The DSortJob goes when nothing holds it, and its children with it."""
         if "deletionTimestamp" in self.body["metadata"] and not self.finalizer:
@@ -239,7 +247,9 @@ class Cluster:
     # What Kubernetes does
 
     def control_jobs(self) -> None:
-        """The Job controller has its turn."""
+        """The Job controller and the collector of garbage have their turn."""
+        if self._owned and self.body["metadata"].get("finalizers"):
+            self.cleanup = None  # deleted in the foreground: what is owned goes first
         job = self.workers
         if job is None:
             return
@@ -263,11 +273,12 @@ class Cluster:
             return
         if job.suspended_since is not None or job.started is None:
             self.workers = replace(job, suspended_since=None, started=self.now)
-        for index in sorted(set(range(job.completions)) - done - {pod.index for pod in live}):
+        own = {pod.index for pod in live if pod.name.startswith(f"{job.uid}-")}
+        for index in sorted(set(range(job.completions)) - done - own):
             number = next(self._numbers)
             self.pods.append(
                 WorkerPod(
-                    name=f"shuffle-1-{index}-{number}", uid=f"pod-{number}", index=index, created=self.now
+                    name=f"{job.uid}-{index}-{number}", uid=f"pod-{number}", index=index, created=self.now
                 )
             )
 

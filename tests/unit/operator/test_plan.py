@@ -230,6 +230,20 @@ def test_job_whose_spec_stops_loading_while_it_runs_fails_and_is_cleaned_up() ->
 # Failures
 
 
+def test_cleanup_waits_until_kubernetes_has_seen_that_no_pod_is_to_start() -> None:
+    cluster = Cluster()
+    cluster.settle()
+    assert cluster.pods == []  # the Job controller is slow today
+    cluster.edit(abort=True)
+    cluster.settle()
+    assert cluster.workers is not None
+    assert cluster.workers.suspended
+    assert cluster.cleanups == 0
+    cluster.control_jobs()
+    cluster.settle()
+    assert cluster.cleanups == 1
+
+
 def fail_by_report(cluster: Cluster) -> None:
     cluster.reports[1] = report(1, Phase.FAILED, failure=failure())
 
@@ -301,7 +315,7 @@ def test_used_up_tries_name_the_pod_that_used_them_up() -> None:
     target = condition(cluster, "FailureTarget")
     assert target.reason == "BackoffLimitExceeded"
     assert "OOMKilled" in target.message
-    assert "shuffle-1-1-" in target.message
+    assert "pod job-1-1-" in target.message
     assert "spec.backoffLimit (1)" in target.message
 
 

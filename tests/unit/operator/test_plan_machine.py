@@ -133,9 +133,12 @@ class JobMachine(RuleBasedStateMachine):
         self.cluster.delete(foreground=foreground)
 
     @precondition(lambda self: self.cluster.workers is not None)
-    @rule()
-    def delete_the_workers(self) -> None:
-        self.cluster.delete_workers()
+    @rule(first=st.booleans())
+    def delete_the_workers(self, *, first: bool) -> None:
+        if first:
+            self.cluster.delete_workers_first()
+        else:
+            self.cluster.delete_workers()
 
     @precondition(lambda self: "deletionTimestamp" in self.cluster.body["metadata"])
     @rule()
@@ -304,13 +307,18 @@ class JobMachine(RuleBasedStateMachine):
         return self.cluster.now
 
     def waits_for_what_it_says(self) -> None:
-        if self.cluster.gone or not self.ours or self.ended is not None:
+        if self.cluster.gone or not self.ours:
             return
         status = self.cluster.status
+        runs = any(pod.live for pod in self.cluster.pods) and not self.cluster.lost_nodes
+        if self.ended is not None:
+            assert not runs
+            return
         if status.state is State.STOPPING:
             return
         found = conditions(status)
         if found[ConditionType.SUSPENDED].status == "True":
+            assert not runs
             assert found[ConditionType.SUSPENDED].reason in {Why.SUSPENDED, Why.QUEUED}
             return
         ready = found[ConditionType.WORKERS_READY]
