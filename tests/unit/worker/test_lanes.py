@@ -22,8 +22,13 @@ DEADLINE = 30.0
 Be = Callable[[int, Say], int]
 
 
+_up = -1
+"""Where the lanes of a pod say that they are up."""
+
+
 def never(_: int, __: Say) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.write(_up, b".")
     while True:
         signal.pause()
 
@@ -35,9 +40,12 @@ class Pod:
     pid: int
     result: int
     ready: int
+    count: int
 
     def lanes_are_up(self) -> None:
-        assert select.select([self.ready], [], [], DEADLINE)[0], "no lane came up"
+        for _ in range(self.count):
+            assert select.select([self.ready], [], [], DEADLINE)[0], "no lane came up"
+            os.read(self.ready, 1)
 
     def end(self) -> LanesEnd:
         assert select.select([self.result], [], [], DEADLINE)[0], "it did not end"
@@ -47,32 +55,27 @@ class Pod:
 
 @contextmanager
 def pod(be: Be, *, count: int = 3, oom: Callable[[], int] = lambda: 0) -> Iterator[Pod]:
+    global _up
     result, gives = os.pipe()
-    ready, up = os.pipe()
+    ready, _up = os.pipe()
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         try:
             os.setsid()
-
-            def lane(number: int, say: Say) -> int:
-                if number == count - 1:
-                    os.write(up, b".")
-                return be(number, say)
-
-            os.write(gives, pickle.dumps(run_lanes(lane, lanes=count, oom_kills=oom)))
+            os.write(gives, pickle.dumps(run_lanes(be, lanes=count, oom_kills=oom)))
         finally:
             os._exit(0)
     os.close(gives)
     try:
-        yield Pod(pid, result, ready)
+        yield Pod(pid, result, ready, count)
     finally:
         try:
             os.killpg(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         os.waitpid(pid, 0)
-        for fd in (result, ready, up):
+        for fd in (result, ready, _up):
             os.close(fd)
 
 
@@ -124,14 +127,12 @@ def test_sigterm_is_passed_on_and_is_no_failure() -> None:
 
 def test_lanes_that_complete_in_spite_of_sigterm_complete_the_pod() -> None:
     def be(_: int, __: Say) -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        os.write(_up, b".")
         signal.sigwait({signal.SIGTERM})
         return 0
 
-    def deaf(lane: int, say: Say) -> int:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        return be(lane, say)
-
-    with pod(deaf, count=1) as supervisor:
+    with pod(be) as supervisor:
         supervisor.lanes_are_up()
         os.kill(supervisor.pid, signal.SIGTERM)
         assert supervisor.end() == LanesEnd(0)
@@ -142,6 +143,7 @@ def test_a_lane_that_does_not_hear_is_killed(monkeypatch: pytest.MonkeyPatch) ->
 
     def deaf(_: int, __: Say) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(_up, b".")
         while True:
             signal.pause()
 
