@@ -174,7 +174,7 @@ their defaults, so that adding what is meant anyway is no change."""
 _WIDE: Final = {"priority": 1}
 _COLUMNS: Final[tuple[tuple[str, str, str, str, Mapping[str, int]], ...]] = (
     ("Status", "string", ".status.state", "The job in one word.", {}),
-    ("Progress", "string", ".status.progress.share", "Share of the phase that is done.", {}),
+    ("Progress", "string", ".status.progress.share", "Share of the job that is done, about.", {}),
     ("Ranks", "string", ".status.ready", "Ranks that answer, of all ranks.", {}),
     (
         "Throttled",

@@ -66,9 +66,12 @@ class Condition(_Part):
 
 
 class JobProgress(_Part):
-    """How far the current phase is, in all ranks together. A total that is not known is 0."""
+    """How far the job is (share), and its current phase (the counts), in all ranks together. A total that is not known is 0."""
 
-    share: str = Field(default="", description="Share of the current phase that is done, for people: 42%.")
+    share: str = Field(
+        default="",
+        description="Share of the whole job that is done, about, for people: 42%. It never goes back.",
+    )
     records_done: int = Field(default=0, description="Records that the current phase has dealt with.")
     records_total: int = Field(default=0, description="Records that the current phase has to deal with.")
     bytes_done: int = Field(default=0, description="Bytes that the current phase has dealt with.")
@@ -111,7 +114,9 @@ class DSortJobStatus(_Part):
     )
     ranks_ready: int | None = Field(default=None, description="Ranks that answer.")
     ready: str | None = Field(default=None, description="ranksReady of ranks, for people: 2/2.")
-    progress: JobProgress | None = Field(default=None, description="How far the current phase is.")
+    progress: JobProgress | None = Field(
+        default=None, description="How far the job and its current phase are."
+    )
     records_in: int | None = Field(default=None, description="Records read from the input.")
     records_out: int | None = Field(default=None, description="Records written to the output.")
     bytes_in: int | None = Field(default=None, description="Bytes of the records read.")
