@@ -119,10 +119,15 @@ async def _operate(
         collections=job_paths(settings),
         listed_again=probes.watches.listed_again,
     )
+
+    def end() -> None:
+        daemons.stop()
+        stop.set()  # a task of kopf's waits for it, and kopf waits five seconds for the task
+
     registry = registry_of(
         sight=sight,
         wake=daemons.wake,
-        ending=daemons.stop,
+        ending=end,
         login=partial(session_of, configuration, tracing=probes.watches.tracing()),
     )
     probes.watches.expect(watched_paths(settings))

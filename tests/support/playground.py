@@ -230,7 +230,7 @@ class Place:
 
 
 class Operator:
-    """A `dsort operator` process. A context manager: starts it, and kills it at the end.
+    """A `dsort operator` process. A context manager: starts it, and ends it.
 
     url: of the API server, where something stands in between. flags: further ones.
     """
@@ -259,9 +259,13 @@ class Operator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.kill()
-        if error is not None:
-            print(self.log()[-20000:])
+        try:
+            if error is None and self.runs:
+                assert self.stop() == 0
+        finally:
+            self.kill()
+            if error is not None:
+                print(self.log()[-20000:])
 
     @property
     def pid(self) -> int:
