@@ -7,6 +7,7 @@ are killed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -42,13 +43,15 @@ class JobFolder:
 
     def release(self, *, keep: bool) -> None:
         """Give the lock back. Unless `keep`, remove what is staged, and the folders that were made for this
-        job and that are empty now.
+        job and that are empty now. What was published of a job that is not complete is taken back in any case.
         """
         try:
             if not keep:
                 remove_job_folder(self.output, self.job_id)
         finally:
             os.close(self.lock_fd)
+        if keep:
+            _take_names_back(self.output, self.job_id)
 
 
 def claim(
@@ -168,6 +171,24 @@ def remove_job_folder(output: str, job_id: str) -> None:
     except OSError as error:
         raise _unremovable(error, staging.home) from None
     remove_made(made)
+
+
+def _take_names_back(output: str, job_id: str) -> None:
+    """Leave nothing that looks like a result of a job that is not complete; what is staged stays.
+
+    Its ranks share the lock of its runner, and where their nursery was killed they may take a moment to die: none of
+    them must write a manifest after this, so it is done only with the lock in hand again.
+    """
+    with contextlib.suppress(
+        OSError
+    ):  # why the job failed is what there is to tell; `dsort clean` tells of this
+        fd = lock(os.path.join(output, FOLDER, job_id), Hold.ALONE, patience=LOCK_SECONDS)
+        if fd is not None:
+            try:
+                if not is_complete(output, job_id):
+                    Staging(output, job=job_id, epoch="").take_back(keep=True)
+            finally:
+                os.close(fd)
 
 
 def _lock(output: str, job_id: str, *, patience: float, sleep: Callable[[float], object]) -> int:

@@ -202,15 +202,21 @@ class Staging:
                     os.rename(os.path.join(self._stage, name), os.path.join(sealed, name))
         self._stage = sealed
 
-    def take_back(self) -> int:
-        """Remove what this job published (never the file of somebody else); the number of files removed."""
+    def take_back(self, *, keep: bool = False) -> int:
+        """Remove what this job published (never the file of somebody else); the number of files removed. With `keep` only
+        the names in the output folder go: what is staged is all there afterwards, so that the job can go on.
+        """
         removed = 0
         others = {
             entry.get("name") for entry in _manifest(os.path.join(self.output, MANIFEST)).get("outputs", [])
         }
         for commit in self.commits():
             if commit.name not in others and self.is_mine(commit):
-                os.unlink(os.path.join(self.output, commit.name))
+                final, staged = os.path.join(self.output, commit.name), self.staged_path(commit.staged)
+                if keep and not os.path.exists(staged):  # it was moved, where there are no hard links
+                    os.rename(final, staged)
+                else:
+                    os.unlink(final)
                 removed += 1
         for name in self._names(self.output):
             if name.startswith(FINDINGS) and self._is_my_findings(name):

@@ -67,7 +67,7 @@ def test_a_dying_predecessor_is_waited_for(tmp_path: Path) -> None:
 def test_the_lock_is_held_as_long_as_a_rank_has_it(tmp_path: Path) -> None:
     folder = claim(str(tmp_path), "job1")
     inherited = os.dup(folder.lock_fd)
-    folder.release(keep=True)
+    os.close(folder.lock_fd)
     assert live(str(tmp_path)) == ["job1"]
     os.close(inherited)
     assert live(str(tmp_path)) == []
@@ -99,11 +99,33 @@ def _commit(output: Path, job_id: str, *, name: str = "o-0.tar") -> None:
     staging.publish(commit)
 
 
+def test_what_is_kept_has_no_name_in_the_output_folder(tmp_path: Path) -> None:
+    folder = claim(str(tmp_path), "0123456789abcdef")
+    _commit(tmp_path, folder.job_id)
+    (tmp_path / "o-1.tar").write_bytes(b"somebody else's")
+    staged = os.listdir(f"{folder.path}/stage")
+    folder.release(keep=True)
+    assert sorted(os.listdir(tmp_path)) == [".dsort", "o-1.tar"]
+    assert os.listdir(f"{folder.path}/stage") == staged
+
+
+def test_what_a_rank_that_still_lives_may_publish_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsort_cli.folder.LOCK_SECONDS", 0.1)
+    folder = claim(str(tmp_path), "0123456789abcdef")
+    _commit(tmp_path, folder.job_id)
+    inherited = os.dup(folder.lock_fd)
+    folder.release(keep=True)
+    assert sorted(os.listdir(tmp_path)) == [".dsort", "o-0.tar"]
+    os.close(inherited)
+
+
 def test_what_a_dead_job_published_is_taken_back_and_what_is_others_stays(tmp_path: Path) -> None:
     folder = claim(str(tmp_path), "0123456789abcdef")
     _commit(tmp_path, folder.job_id)
     (tmp_path / "o-1.tar").write_bytes(b"somebody else's")
-    folder.release(keep=True)
+    os.close(folder.lock_fd)  # as the kernel does
     assert remove_dead(str(tmp_path)) == ["0123456789abcdef"]
     assert os.listdir(tmp_path) == ["o-1.tar"]
 

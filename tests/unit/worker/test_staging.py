@@ -186,6 +186,20 @@ def test_take_back_removes_what_this_job_published_and_nothing_else(tmp_path: Pa
     assert mine.take_back() == 0
 
 
+def test_names_are_taken_back_and_what_is_staged_goes_on(tmp_path: Path, links: bool) -> None:
+    staging = staging_of(tmp_path)
+    commit = stage(staging, 0)
+    staging.commit(commit)
+    staging.publish(commit)
+    content = (tmp_path / "out-0.tar").read_bytes()
+    assert staging.take_back(keep=True) == 1
+    assert os.listdir(tmp_path) == [".dsort"]
+    again = staging_of(tmp_path, epoch="e2")
+    assert again.committed(0) == commit
+    again.publish(commit)
+    assert (tmp_path / "out-0.tar").read_bytes() == content
+
+
 def test_a_file_that_a_manifest_names_is_a_result_and_not_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
