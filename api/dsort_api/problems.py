@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from pydantic import BaseModel
@@ -119,5 +120,10 @@ def _words(error: ErrorDetails) -> str:
 
 def shown(value: object) -> str:
     """A value as it stands in the manifest, shortened."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    if isinstance(value, date):  # what YAML takes 2024-01-01 for, unless it stands in quotes
+        return f"the date {value}"
+    try:
+        text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    except ValueError:  # an alias within what it stands for
+        text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

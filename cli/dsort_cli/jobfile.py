@@ -10,6 +10,9 @@ from dsort_api.reasons import DSortError, Reason
 if TYPE_CHECKING:
     from dsort_api.spec import DSortJob
 
+_DEEPEST = 100
+"""Levels of nesting; a job has some ten."""
+
 
 def read_job(path: str) -> DSortJob:
     """The job in the file at `path`, "-" for standard input.
@@ -39,6 +42,7 @@ def parse_yaml(text: str, *, name: str) -> dict[str, Any]:
     import yaml
 
     try:
+        _refuse_deep_nesting(text, name=name)
         loader = yaml.CSafeLoader(text)
         try:
             node = loader.get_single_node()
@@ -74,10 +78,23 @@ def _read(path: str) -> str:
         raise DSortError(Reason.INVALID_SPEC, f"{path}: not UTF-8 at byte {error.start}") from None
 
 
+def _refuse_deep_nesting(text: str, *, name: str) -> None:
+    """What composes the nodes calls itself for each level, in C: some ten thousand brackets end the process."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _DEEPEST:
+                where = _place(event.start_mark)
+                raise DSortError(Reason.INVALID_SPEC, f"{name}{where}: nested more than {_DEEPEST} deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
 def _refuse_repeated_keys(node: Any, *, name: str) -> None:
-    """YAML lets the last of two equal keys win, silently; a person meant one of them. Iterative: nesting is
-    the author's to choose.
-    """
+    """YAML lets the last of two equal keys win, silently; a person meant one of them. Aliases may make a loop."""
     import yaml
 
     pending, met = [node], set()

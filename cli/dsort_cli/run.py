@@ -207,7 +207,8 @@ def _report_success(end: End, command: _Command, *, runner: LocalRun, job_id: st
         records, shards, size = completed_amounts(manifest)
         if end.warnings:
             where = os.path.join(output, f"{FINDINGS}*")
-            command.reporter.warning(f"{end.warnings} findings in all; every one is named in {where}")
+            findings = "1 finding" if end.warnings == 1 else f"{end.warnings} findings"
+            command.reporter.warning(f"{findings} in all; every one is named in {where}")
     command.reporter.result(
         Summary(
             state=end.outcome.state if end.outcome else "Complete",

@@ -43,6 +43,7 @@ def test_a_good_manifest(tmp_path: Path) -> None:
         pytest.param("a: 2024-13-45\n", ["job.yaml: "], id="no such day"),
         pytest.param("a: !!python/object:os.system {}\n", ["line 1"], id="a Python tag"),
         pytest.param("a: *b\n", ["undefined alias"], id="no such alias"),
+        pytest.param("a:\n  " + "[" * 200_000, ["line 2, column", "nested more than"], id="deep"),
     ],
 )
 def test_bad_yaml(text: str, parts: list[str]) -> None:
@@ -56,6 +57,19 @@ def test_bad_yaml(text: str, parts: list[str]) -> None:
 
 def test_an_alias_that_holds_itself_ends() -> None:
     assert set(parse_yaml("a: &a {b: *a}\n", name="x")) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("&n [*n]", r"spec.output.name: must be text, not \[\[...\]\]"),
+        ("2024-01-01", "not the date 2024-01-01"),
+    ],
+)
+def test_a_value_that_is_no_json_is_told(tmp_path: Path, value: str, words: str) -> None:
+    (tmp_path / "job.yaml").write_text(GOOD.replace('"o-%04d"', value))
+    with pytest.raises(DSortError, match=words):
+        read_job(str(tmp_path / "job.yaml"))
 
 
 def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
