@@ -24,6 +24,8 @@ EXIT_SIGINT = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Without `arguments` it is the process's own command, and ends it."""
+    if None in {sys.stdin, sys.stdout, sys.stderr}:
+        _open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and given[:1] == ["worker"]:
         from dsort_worker.termination import Termination
@@ -45,6 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(code)  # taking a thousand modules apart takes 50 ms that the user waits for
     return code
+
+
+def _open_standard_streams() -> None:
+    """What whoever started this has closed is /dev/null: the next file opened would get its number, and what is printed."""
+    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+            setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it stays open
 
 
 def _runs_a_job(arguments: Sequence[str]) -> bool:

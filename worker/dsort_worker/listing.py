@@ -51,7 +51,7 @@ def take_listing(source: Input, *, root: str) -> Listing:
         try:
             pinned[name] = pin(root, name)
         except FileNotFoundError:
-            if must_exist:
+            if must_exist or os.path.islink(os.path.join(root, name)):  # it is there, and leads to nothing
                 missing[name] = None
         except OSError as error:
             raise DSortError(Reason.INPUT_UNREADABLE, f"shard {name}: {error.strerror} ({field})") from None

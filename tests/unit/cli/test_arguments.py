@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dsort_api.reasons import EXIT_CODES, Reason
 from dsort_cli.main import main, parser
 
 if TYPE_CHECKING:
@@ -186,3 +188,18 @@ def test_clean_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["clean", str(tmp_path)]) == 0
     assert "nothing to remove" in capsys.readouterr().out
     assert main(["clean", str(tmp_path / "none")]) == 4
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_was_closed_is_empty(closed: str) -> None:
+    command = f'exec "$0" -m dsort_cli plan -f - {"" if "<" in closed else "</dev/null"} {closed}'
+    ended = subprocess.run(
+        ["sh", "-c", command, sys.executable], capture_output=True, check=False, timeout=60
+    )
+    assert ended.returncode == EXIT_CODES[Reason.INVALID_SPEC]
+    assert ended.stdout == b""
+    if "2>" in closed:
+        assert ended.stderr == b""
+    else:
+        assert ended.stderr.startswith(b"error: -: the file is empty")
+        assert ended.stderr.count(b"\n") == 1

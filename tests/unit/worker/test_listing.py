@@ -154,6 +154,15 @@ def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
     assert names(tmp_path / "in", "**/*.tar") == ["a.tar", "again/b.tar", "c.tar", "link/b.tar"]
 
 
+@pytest.mark.parametrize("shards", [(), ("*.tar",)])
+def test_a_link_to_nothing_is_a_missing_shard(tmp_path: Path, shards: tuple[str, ...]) -> None:
+    make(tmp_path, "a.tar")
+    (tmp_path / "x.tar").symlink_to("gone/x.tar")
+    assert refused(tmp_path, *shards).reason is Reason.MISSING_SHARDS
+    source = Input(url=f"file://{tmp_path}", shards=shards, missing_shards=Reaction.WARN)
+    assert take_listing(source, root=str(tmp_path)).missing == ("x.tar",)
+
+
 def test_a_shard_that_links_to_itself_is_unreadable(tmp_path: Path) -> None:
     make(tmp_path, "a.tar")
     (tmp_path / "x.tar").symlink_to("x.tar")
