@@ -146,8 +146,8 @@ class WorkerPod:
 
     @property
     def succeeded(self) -> bool:
-        """Whether all its ranks ended with the manifest durable."""
-        return self.phase == "Succeeded"
+        """Whether all its ranks ended with the manifest durable. A kubelet says so a second before it calls the pod ended."""
+        return self.phase == "Succeeded" or (self.phase != "Failed" and self.exit_code == 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -157,7 +157,7 @@ def _after_end(draft: Draft) -> None:
 
 
 def _end_stragglers(draft: Draft) -> None:
-    draft.active = bool(draft.world.live_pods)
+    draft.active = any(not pod.succeeded for pod in draft.world.live_pods)
     if draft.active:
         end_workers(draft)
 

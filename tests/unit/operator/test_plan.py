@@ -382,6 +382,17 @@ def test_stragglers_of_a_complete_job_are_ended_before_it_goes() -> None:
     assert cluster.gone
 
 
+def test_pods_whose_containers_have_ended_well_are_no_stragglers() -> None:
+    cluster = running()
+    cluster.publish()
+    cluster.pods = [replace(pod, exit_code=0) for pod in cluster.pods]
+    todo = cluster.reconcile()
+    assert todo is not None
+    assert has(cluster, "Complete")
+    assert todo.actions == ()
+    assert not todo.active
+
+
 def test_cleanup_that_fails_is_an_event_and_no_end_of_its_own() -> None:
     cluster = running()
     cluster.edit(abort=True)

@@ -129,6 +129,14 @@ def test_pod_that_ended_says_how() -> None:
     assert WorkerPod.of(pod(phase="Succeeded")).succeeded
 
 
+def test_pod_has_succeeded_as_soon_as_its_container_has() -> None:
+    ended = {"terminated": {"exitCode": 0}}
+    assert WorkerPod.of(pod(ended, phase="Running")).succeeded
+    assert not WorkerPod.of(pod(ended, phase="Failed")).succeeded
+    assert not WorkerPod.of(pod({"terminated": {"exitCode": 1}}, phase="Running")).succeeded
+    assert not WorkerPod.of(pod({"running": {}})).succeeded
+
+
 def test_cleanup_job_is_read() -> None:
     assert CleanupJob.of(job()) == CleanupJob(created=T0)
     assert CleanupJob.of(job(true("Complete"))).complete
