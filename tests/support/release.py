@@ -42,7 +42,7 @@ class Release:
         """Install or upgrade, and wait until the operator is ready; what helm says."""
         return self.cluster.helm(
             *("upgrade", "--install", self.name, str(CHART), f"--namespace={self.namespace}"),
-            *("--create-namespace", "--wait", "--timeout=180s", *self._values, *flags),
+            *("--create-namespace", "--take-ownership", "--wait", "--timeout=180s", *self._values, *flags),
         )
 
     def test(self, *flags: str) -> str:
