@@ -125,6 +125,6 @@ async def _listening(app: web.Application, port: int) -> AsyncIterator[int]:
     await runner.setup()
     try:
         await web.TCPSite(runner, port=port).start()
-        yield runner.addresses[0][1]
+        yield min(runner.addresses, key=len)[1]  # of port 0, IPv4 and IPv6 get one each
     finally:
         await runner.cleanup()

@@ -99,6 +99,7 @@ def live(place: Place, name: str, assassin: Assassin) -> int:
             )
             if not assassin.struck.is_set():
                 assert operator.runs, operator.log()
+                operator.kill()
                 return deaths
             deaths += 1
             operator.kill()
