@@ -48,8 +48,8 @@ class Assassin:
             return True
         self.calls.append(call)
         if self.victim and (self.at is None or len(self.calls) in self.at):
-            os.kill(self.victim, signal.SIGKILL)
-            self.victim = 0
+            victim, self.victim = self.victim, 0
+            os.kill(victim, signal.SIGKILL)
             self.killed.append(call)
             self.struck.set()
             return False
@@ -98,7 +98,7 @@ def live(place: Place, name: str, assassin: Assassin) -> int:
                 shows=operator.log,
             )
             if not assassin.struck.is_set():
-                assert operator.runs, operator.log()
+                assert operator.runs or not assassin.victim, operator.log()
                 operator.kill()
                 return deaths
             deaths += 1
