@@ -6,11 +6,13 @@ import random
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from tests.support.apiproxy import ApiProxy, Call
-from tests.support.playground import Place, await_that, place, playground
+from tests.support.playground import Place, Playground, await_that, place, playground
 
 __all__ = ["place", "playground"]
 
@@ -46,16 +48,23 @@ def test_an_api_server_that_is_away_for_30_seconds_costs_no_more_than_that(place
         place.check_output("a-job", like=expected)
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_bursts_of_refusals_are_outlived(place: Place, status: int) -> None:
+def test_bursts_of_refusals_are_outlived(playground: Playground, place: Place, tmp_path: Path) -> None:
     place.shards()
     expected = place.expect("a-job")
-    with ApiProxy(place.plane) as proxy, place.operator(url=proxy.url) as operator:
-        proxy.faults.refuse = refusing(status, share=0.4)
-        place.apply("a-job")
-        place.await_job("a-job", Complete=True)
-        assert operator.runs
-        place.check_output("a-job", like=expected)
+
+    def outlive(status: int) -> None:
+        here = playground.place(tmp_path)
+        here.share_shards(place)
+        with ApiProxy(here.plane) as proxy, here.operator(url=proxy.url) as operator:
+            proxy.faults.refuse = refusing(status, share=0.4)
+            here.apply("a-job")
+            here.await_job("a-job", Complete=True)
+            assert operator.runs
+            here.check_output("a-job", like=expected)
+            proxy.faults.refuse = lambda _: None
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(outlive, (429, 500, 503)))
 
 
 def test_a_watch_that_lost_its_history_begins_anew_and_what_went_meanwhile_is_gone(place: Place) -> None:
@@ -80,7 +89,7 @@ def test_slow_answers_only_take_longer(place: Place) -> None:
     place.shards()
     expected = place.expect("a-job")
     with ApiProxy(place.plane) as proxy, place.operator(url=proxy.url) as operator:
-        proxy.faults.delay = 1.0
+        proxy.faults.delay = 0.5
         place.apply("a-job")
         place.await_job("a-job", Complete=True)
         assert operator.runs
