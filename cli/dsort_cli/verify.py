@@ -55,10 +55,14 @@ def _inputs_of(url: str, claims: dict[str, str]) -> list[str]:
 
 
 def _deep(found: Verification, folders: Sequence[str]) -> int:
-    """Compare records with those of the inputs; adds to `found` and returns how many were compared."""
+    """Compare records with those of the inputs; adds to `found` and returns how many were compared.
+
+    Where records of one key share shards, it is their members that are compared.
+    """
     import os
 
     from dsort_worker.recordset import collect, compare
+    from dsort_worker.tarscan import Grouping
 
     manifest = found.manifest
     shards: list[tuple[str, str]] = []
@@ -77,26 +81,32 @@ def _deep(found: Verification, folders: Sequence[str]) -> int:
         if manifest.counts.shards_corrupt
         else set()
     )
-    inputs, unreadable = collect(shards, skip_corrupt=left_out.__contains__)
+    shared = bool(manifest.counts.collisions)
+    inputs, unreadable = collect(
+        shards,
+        skip_corrupt=left_out.__contains__,
+        grouping=Grouping.MEMBERS if shared else Grouping.RECORDS,
+    )
     found.differences += unreadable
     present = [
         (found.output, shard.name)
         for shard in manifest.outputs
         if os.path.exists(os.path.join(found.output, shard.name))
     ]
-    outputs, unreadable = collect(present)
+    outputs, unreadable = collect(present, grouping=Grouping.WRITTEN if shared else Grouping.RECORDS)
     known = {difference.shard for difference in found.differences}
     found.differences += [difference for difference in unreadable if difference.shard not in known]
     found.differences += compare(inputs, outputs)
-    if (inputs.members, len(inputs)) != (manifest.counts.members_out, manifest.counts.records_out):
+    records = manifest.counts.records_out if shared else len(inputs)
+    if (inputs.members, records) != (manifest.counts.members_out, manifest.counts.records_out):
         found.differences.append(
             Difference(
                 "*",
-                f"the inputs hold {len(inputs):,} records of {inputs.members:,} members, the manifest says "
+                f"the inputs hold {records:,} records of {inputs.members:,} members, the manifest says "
                 f"{manifest.counts.records_out:,} of {manifest.counts.members_out:,}",
             )
         )
-    return len(inputs)
+    return records
 
 
 def _as_json(found: Verification, compared: int | None) -> dict[str, object]:

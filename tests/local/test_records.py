@@ -255,6 +255,34 @@ def test_equal_keys_of_two_shards_in_one_output_shard_are_counted(
     assert len(findings_in(tmp_path / "out")) == (20 if reaction == "Warn" else 0)
 
 
+@pytest.mark.parametrize("order", ["None", "Key", "Shuffle"])
+def test_records_that_share_a_key_and_a_shard_are_verified_by_their_members(
+    house: House, tmp_path: Path, order: str
+) -> None:
+    twice = [Item("a.jpg", b"old"), Item("a.jpg", b"1")]  # a duplicate as well, of which the last copy is kept
+    write_tar(tmp_path / "in" / "0.tar", [*twice, Item("b.jpg", b"2"), Item("b.txt", b"3")])
+    write_tar(tmp_path / "in" / "1.tar", [Item("a.jpg", b"4"), Item("b.txt", b"5"), Item("c.jpg", b"6")])
+    target = tmp_path / "out"
+    manifest = job(
+        tmp_path / "in",
+        target,
+        order={"kind": order},
+        output={"name": "all"},
+        records={"duplicates": "Ignore"},
+    )
+    house.run(manifest)
+    counts = manifest_of(target)["counts"]
+    assert (counts["collisions"], counts["recordsOut"], counts["membersOut"]) == (2, 5, 6)
+    assert house.call(["verify", str(target)]).code == 0
+    deep = house.call(["verify", str(target), "--deep", str(tmp_path / "in")])
+    assert (deep.code, "5 records compared" in deep.stdout) == (0, True)
+    write_tar(tmp_path / "in" / "1.tar", [Item("a.jpg", b"4"), Item("b.txt", b"5"), Item("c.jpg", b"7")])
+    changed = house.call(["verify", str(target), "--deep", str(tmp_path / "in")])
+    assert changed.code == 15
+    assert "record c is in the inputs and not in the output" in changed.stdout
+    assert "record b" not in changed.stdout
+
+
 def test_a_hard_link_travels_with_its_target(house: House, tmp_path: Path) -> None:
     items = [Item("a.txt", b"target"), Item("a.link", kind=b"1", link="a.txt"), Item("b.txt", b"b")]
     write_tar(tmp_path / "in" / "0.tar", items, dialect="gnu")

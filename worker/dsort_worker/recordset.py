@@ -17,7 +17,7 @@ import numpy.typing as npt
 import xxhash
 
 from dsort_api.reasons import DSortError, Reason
-from dsort_worker.tarscan import BLOCK, ShardIndex
+from dsort_worker.tarscan import BLOCK, Grouping, ShardIndex
 from dsort_worker.verify import Difference, index_shard
 
 _BUFFER: Final = 16 << 20
@@ -40,13 +40,18 @@ class RecordSet:
     ordinal: U32
     members: int
     bytes: int
+    grouping: Grouping
+    """What is called a record here."""
 
     def __len__(self) -> int:
         return len(self.hash)
 
 
 def collect(
-    shards: Sequence[tuple[str, str]], *, skip_corrupt: Callable[[str], bool] = lambda _: False
+    shards: Sequence[tuple[str, str]],
+    *,
+    skip_corrupt: Callable[[str], bool] = lambda _: False,
+    grouping: Grouping = Grouping.RECORDS,
 ) -> tuple[RecordSet, list[Difference]]:
     """The records of the shards (folder, name), and the shards that could not be read.
 
@@ -60,7 +65,7 @@ def collect(
     members = size = 0
     for place, (folder, name) in enumerate(shards):
         try:
-            index = index_shard(folder, name)
+            index = index_shard(folder, name, grouping=grouping)
             found = _hash_shard(os.path.join(folder, name), index, buffer)
         except DSortError as error:
             if error.reason is not Reason.CORRUPT_SHARD or not skip_corrupt(name):
@@ -80,6 +85,7 @@ def collect(
             ordinal=np.concatenate(ordinals) if ordinals else empty,
             members=members,
             bytes=size,
+            grouping=grouping,
         ),
         unreadable,
     )
@@ -130,7 +136,7 @@ def _name(records: RecordSet, position: int, indexes: dict[tuple[str, str], Shar
     """Shard and key (escaped) of one record; `indexes` keeps what was read for others."""
     shard, ordinal = records.shards[int(records.shard[position])], int(records.ordinal[position])
     if shard not in indexes:
-        indexes[shard] = index_shard(*shard, want_keys=True)
+        indexes[shard] = index_shard(*shard, want_keys=True, grouping=records.grouping)
     index = indexes[shard]
     end = int(index.key_length[: ordinal + 1].sum(dtype=np.int64))
     key = index.keys[end - int(index.key_length[ordinal]) : end].tobytes()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Final
 
 import numpy as np
@@ -27,6 +28,18 @@ _NO_EXTRA: Final = np.empty((0, 2), dtype=np.uint32)
 
 class ScanCancelled(Exception):
     """The scan was told to stop."""
+
+
+class Grouping(Enum):
+    """What one row of an index is.
+
+    RECORDS: a record. MEMBERS: a member that records have kept. WRITTEN: a member, as it stands: in an output the records of
+    two shards may have the same key, and cannot be told apart.
+    """
+
+    RECORDS = auto()
+    MEMBERS = auto()
+    WRITTEN = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +130,9 @@ def assemble(
     lost_keys: set[bytes],
     read: Callable[[int], Member],
     cancelled: Callable[[], bool],
+    grouping: Grouping = Grouping.RECORDS,
 ) -> Records:
-    """Make the records of a shard.
+    """Make the records of a shard, or what else `grouping` says.
 
     lost_keys: the keys of members that were left out already (their records may have no other). read(block): the member
     that starts there, read again. Raises ScanCancelled.
@@ -127,12 +141,14 @@ def assemble(
     first = ~members.same
     heads = np.flatnonzero(first)
     suspects = _suspects(members.key_hash, log.unsettled, first)
+    if grouping is Grouping.WRITTEN:
+        suspects = suspects[:0]
     start, length = members.start, members.length
+    runs = np.cumsum(first) - 1
     run: Index = np.arange(len(heads))  # of each record, the run where it begins
     left_out: list[LeftOut] = []
     lost = set(lost_keys)
     if len(suspects):
-        runs = np.cumsum(first) - 1
         # place[i]: the number of the first kept member of i's record, or -1 where i is left out.
         place = heads[runs]
         for step, group in enumerate(_groups(members.key_hash[runs], suspects)):
@@ -146,9 +162,13 @@ def assemble(
         first[1:] = place[1:] != place[:-1]
         heads = np.flatnonzero(first)
         run = runs[order[heads]]
+        runs = runs[order]
+    if grouping is not Grouping.RECORDS:
+        first = np.ones(len(start), dtype=bool)
+        heads, run = np.arange(len(start)), runs
     offset, sizes, slices, extra = _slices(start.astype(np.int64), length.astype(np.int64), first, heads)
     keys, key_lengths = members.keys, members.key_lengths
-    if len(suspects) and len(key_lengths):
+    if (len(suspects) or grouping is not Grouping.RECORDS) and len(key_lengths):
         starts = np.concatenate([[0], np.cumsum(key_lengths, dtype=np.int64)])
         keys, key_lengths = packed_keys(keys, starts, run), key_lengths[run]
     key_hash = members.key_hash[run]

@@ -19,9 +19,9 @@ from dsort_worker.shardreader import ShardReader
 from dsort_worker.tarheaders import BLOCK, shown
 from dsort_worker.tarmember import CorruptTar, Source
 from dsort_worker.tarmembers import Scan
-from dsort_worker.tarrecords import LeftOut, Records, ScanCancelled, assemble
+from dsort_worker.tarrecords import Grouping, LeftOut, Records, ScanCancelled, assemble
 
-__all__ = ["BLOCK", "Finding", "ScanCancelled", "ScanCounts", "ShardIndex", "scan_tar"]
+__all__ = ["BLOCK", "Finding", "Grouping", "ScanCancelled", "ScanCounts", "ShardIndex", "scan_tar"]
 
 SHARD_LIMIT: Final = BLOCK << 32
 """Bytes: offsets are u4 numbers of blocks."""
@@ -75,8 +75,9 @@ def scan_tar(
     want_keys: bool,
     report: Callable[[Finding], None],
     cancelled: Callable[[], bool],
+    grouping: Grouping = Grouping.RECORDS,
 ) -> ShardIndex:
-    """Index the tar that is open as `fd`.
+    """Index the tar that is open as `fd`: its records, or what else `grouping` says.
 
     name and size: as listed. report takes each finding of a reaction Warn, in the order of the archive, after the whole
     archive proved sound. cancelled is asked at every batch.
@@ -93,7 +94,9 @@ def scan_tar(
     try:
         scan = Scan(file, want_keys=want_keys, cancelled=cancelled)
         scan.walk()
-        found = assemble(scan.log, lost_keys=scan.lost_keys, read=scan.again, cancelled=cancelled)
+        found = assemble(
+            scan.log, lost_keys=scan.lost_keys, read=scan.again, cancelled=cancelled, grouping=grouping
+        )
         trailing = _trailing_data(scan.source, scan.position * BLOCK, cancelled)
     except CorruptTar as error:
         member = f"member {shown(error.member)}: " if error.member else ""

@@ -23,7 +23,7 @@ from dsort_api.manifest import Manifest, OutputShardRecord
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.spec import Reaction, RecordReactions
 from dsort_worker.staging import FOLDER, MANIFEST
-from dsort_worker.tarscan import ShardIndex, scan_tar
+from dsort_worker.tarscan import Grouping, ShardIndex, scan_tar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -138,18 +138,24 @@ def check_shards(output: str, manifest: Manifest, *, inputs: Iterable[str] = ())
 
 
 def count_records(found: Verification) -> None:
-    """Index every shard that is there and compare records and members with the manifest; adds to `found`."""
+    """Index every shard that is there and compare records and members with the manifest; adds to `found`.
+
+    Where records of one key share shards, their members are counted alone: nobody can tell those records apart.
+    """
     began = time.monotonic()
+    shared = bool(found.manifest.counts.collisions)
     known = {difference.shard for difference in found.differences}
 
     def check(shard: OutputShardRecord) -> Difference | None:
         if shard.name in known:  # one line a shard, the first thing that is wrong with it
             return None
         try:
-            index = index_shard(found.output, shard.name)
+            index = index_shard(
+                found.output, shard.name, grouping=Grouping.WRITTEN if shared else Grouping.RECORDS
+            )
         except DSortError as error:
             return Difference(shard.name, error.message)
-        counts = (len(index.offset), int(index.members.sum()))
+        counts = (shard.records if shared else len(index.offset), int(index.members.sum()))
         if counts == (shard.records, shard.members):
             return None
         return Difference(
@@ -163,7 +169,9 @@ def count_records(found: Verification) -> None:
     found.seconds += time.monotonic() - began
 
 
-def index_shard(folder: str, name: str, *, want_keys: bool = False) -> ShardIndex:
+def index_shard(
+    folder: str, name: str, *, want_keys: bool = False, grouping: Grouping = Grouping.RECORDS
+) -> ShardIndex:
     """The index of one shard as it is now. Raises DSortError as `scan_tar` does, InputUnreadable when it
     cannot be opened.
     """
@@ -176,6 +184,7 @@ def index_shard(folder: str, name: str, *, want_keys: bool = False) -> ShardInde
             want_keys=want_keys,
             report=lambda _: None,
             cancelled=lambda: False,
+            grouping=grouping,
         )
 
 
