@@ -18,6 +18,7 @@ import ssl
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -75,6 +76,8 @@ class Kubelet:
         self.environment: dict[str, Mapping[str, str]] = {}
         self.ran: list[str] = []
         """Names of all pods that were ever run."""
+        self.ended: dict[str, float] = {}
+        """When the process of each pod ended, by time.monotonic."""
         self._folder = Path(tempfile.mkdtemp(prefix="dsort-kubelet-"))
         self._pods: dict[str, Pod] = {}
         self._addresses = 0
@@ -252,6 +255,7 @@ class Kubelet:
                 readying = group.create_task(self._await_ready(pod))
                 ending = group.create_task(self._end_when_deleted(pod))
                 code = await pod.process.wait()
+                self.ended[pod.name] = time.monotonic()
                 readying.cancel()
                 ending.cancel()
             words = (pod.folder / "termination-log").read_text(errors="replace")[:4096]
