@@ -259,7 +259,7 @@ def test_equal_keys_of_two_shards_in_one_output_shard_are_counted(
 def test_records_that_share_a_key_and_a_shard_are_verified_by_their_members(
     house: House, tmp_path: Path, order: str
 ) -> None:
-    twice = [Item("a.jpg", b"old"), Item("a.jpg", b"1")]  # a duplicate as well, of which the last copy is kept
+    twice = [Item("a.jpg", b"old"), Item("a.jpg", b"1")]  # a duplicate, too: the last copy is kept
     write_tar(tmp_path / "in" / "0.tar", [*twice, Item("b.jpg", b"2"), Item("b.txt", b"3")])
     write_tar(tmp_path / "in" / "1.tar", [Item("a.jpg", b"4"), Item("b.txt", b"5"), Item("c.jpg", b"6")])
     target = tmp_path / "out"
