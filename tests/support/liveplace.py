@@ -59,7 +59,12 @@ class Place:
         """The namespace and the volumes; returns when it is gone."""
         path = f"/api/v1/namespaces/{self.name}"
         self.cluster.delete(path)
-        self.cluster.until(lambda: self.cluster.find(path) is None, f"namespace {self.name} is there")
+        try:
+            self.cluster.until(lambda: self.cluster.find(path) is None, "the namespace is there", seconds=300)
+        except AssertionError as error:
+            error.add_note(self.cluster.kubectl("get", "namespace", self.name, "-o", "yaml"))
+            error.add_note(self.cluster.kubectl("-n", self.name, "get", "all,pvc,dsj,events", "-o", "wide"))
+            raise
         for volume in self._volumes:
             self.cluster.delete(f"/api/v1/persistentvolumes/{volume}")
 
