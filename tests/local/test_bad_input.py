@@ -250,11 +250,21 @@ BAD_FIELDS: dict[str, list[Any]] = {
     "records.trailingData": ["warn", []],
     "records.collisions": ["warn", {}],
     "records.corruptShards": ["warn", False],
+    "workers.placement": ["count", "Everywhere", 1],
     "workers.count": [0, -1, 1025, "two", 1.5],
+    "workers.lanes": [0, 65, "two", True],
+    "workers.shortCircuit": ["yes", 1],
+    "workers.scratchSizeLimit": [0, "much", True],
+    "workers.template": [5, [], "x"],
     "memory.budget": ["63Mi", 1, "lots", 0, True],
     "dryRun": ["maybe", 2],
+    "suspend": ["no", 0],
+    "abort": ["no", 0],
     "backoffLimit": [-1, 1001, "x"],
     "activeDeadlineSeconds": [0, -1, "soon"],
+    "startDeadlineSeconds": [0, -1, "soon"],
+    "ttlSecondsAfterFinished": [-1, "later", 1.5],
+    "managedBy": ["", 5, "-/-"],
 }
 
 
