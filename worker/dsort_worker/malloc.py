@@ -1,7 +1,8 @@
 """glibc's malloc, told to keep the memory that it was given back.
 
-Pieces of 256 KiB to 16 MiB come and go at gigabytes per second. By default glibc maps and unmaps each of them, and every
-page of it faults in again: 8 GB/s become 2.
+Pieces of 256 KiB to 1 MiB come and go at gigabytes per second. By default glibc maps and unmaps each of them, and every
+page of it faults in again: 8 GB/s become 2. What is larger (the rows of a rank) comes once, and goes back to the system at
+once: kept, and cut up, it would make a fifth more memory of every row.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-# mallopt(3); both or neither, as one alone is slower than none. 32 MiB is the most that the first may be.
+# mallopt(3); both or neither, as one alone is slower than none.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-_MMAP_BYTES: Final = 32 << 20
+_MMAP_BYTES: Final = 4 << 20
 _TRIM_BYTES: Final = 128 << 20
 
 
