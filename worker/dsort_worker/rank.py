@@ -107,7 +107,7 @@ class Rank:
         block = await self._order(scanned)
         block, shards = await self._pack(block, listed)
         if self._spec.dry_run:
-            return await self._plan(scanned, shards)
+            return await self._plan(scanned, shards, listed)
         await self._create(block, shards, listed, files)
         outcome = await self._publish(scanned, shards, files)
         files.close()
@@ -234,7 +234,7 @@ class Rank:
         sink = await self._peers.stream(rank, "/v1/cell", sink=lambda: RowsReceiver(has_keys=False))
         return sink.block
 
-    async def _plan(self, scanned: Scanned, shards: list[OutputShard]) -> Outcome:
+    async def _plan(self, scanned: Scanned, shards: list[OutputShard], listed: Listed) -> Outcome:
         """Dry run: rank 0 answers with the shards that all ranks would build."""
         report = {
             "shards": [[shard.number, shard.name, shard.size, shard.records] for shard in shards],
@@ -244,7 +244,9 @@ class Rank:
         if self._rank:
             return Outcome(state="Planned")
         every = sorted(entry for one in decision["reports"] for entry in one["shards"])
-        counts = steps.add_counts(decision["reports"])
+        counts = steps.add_counts(decision["reports"]).model_copy(
+            update={"shards_listed": len(listed.shards), "shards_missing": len(listed.missing)}
+        )
         planned = [PlannedShard(name=name, bytes=size, records=records) for _, name, size, records in every]
         return Outcome(state="Planned", plan=PlannedOutput(shards=planned, counts=counts))
 
