@@ -13,7 +13,7 @@ from typing import Final
 # mallopt(3); both or neither, as one alone is slower than none.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-_MMAP_BYTES: Final = 4 << 20
+_MMAP_BYTES: Final = 2 << 20
 _TRIM_BYTES: Final = 128 << 20
 
 
