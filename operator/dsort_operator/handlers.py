@@ -1,7 +1,8 @@
 """kopf: its watches, its indexes, and events that wake. Nothing of a DSortJob is decided or written here.
 
-All handlers are coroutines, though they await nothing: kopf runs others in threads. There are no handlers of the kinds create, update, delete, daemon or timer: those keep their state in annotations of the
-object, and put a finalizer of kopf's own on it.
+All handlers are coroutines, though they await nothing: kopf runs others in threads. There are no handlers of the kinds
+create, update, delete, daemon or timer: those keep their state in annotations of the object, and put a finalizer of kopf's
+own on it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What the tests against a real API server share: the server, alone or with the controller manager, and the CRD on it."""
+"""What the tests against a real API server share: the server, alone or with the controller manager, the CRD on it,
+and a place for jobs whose pods are processes of this machine.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,9 @@ import pytest
 
 from tests.support.apiserver import ControlPlane, apiserver, control_plane, kubernetes_assets
 from tests.support.crd import install, the_crd
+from tests.support.playground import place, playground
 
-__all__ = ["apiserver", "control_plane", "kubernetes_assets"]
+__all__ = ["apiserver", "control_plane", "kubernetes_assets", "place", "playground"]
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,7 @@ from dsort_api.labels import CONTROL_PORT
 from dsort_api.messages import Desired, Observed, Stop
 from dsort_api.reasons import Reason
 from tests.support.gates import Gate
-from tests.support.playground import Place, await_that, conditions_of, place, playground
-
-__all__ = ["place", "playground"]
+from tests.support.playground import Place, await_that, conditions_of
 
 
 def token_of(place: Place, job: dict[str, Any]) -> str:

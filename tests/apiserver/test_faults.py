@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.apiproxy import ApiProxy, Call
-from tests.support.playground import Place, Playground, await_that, place, playground
-
-__all__ = ["place", "playground"]
+from tests.support.playground import Place, Playground, await_that
 
 AWAY_SECONDS = 30.0
 

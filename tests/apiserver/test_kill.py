@@ -13,17 +13,7 @@ from typing import Any, Final
 import pytest
 
 from tests.support.apiproxy import ApiProxy, Call
-from tests.support.playground import (
-    Place,
-    Playground,
-    await_that,
-    conditions_of,
-    has_finalizer,
-    place,
-    playground,
-)
-
-__all__ = ["place", "playground"]
+from tests.support.playground import Place, Playground, await_that, conditions_of, has_finalizer
 
 PARTS: Final = 4
 """The lives are spread over so many tests, each well within the limit of one."""

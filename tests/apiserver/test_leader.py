@@ -9,9 +9,7 @@ from collections.abc import Iterator
 
 from dsort_operator.leader import LEASE_SECONDS
 from tests.support.apiproxy import ApiProxy
-from tests.support.playground import Operator, Place, await_that, place, playground
-
-__all__ = ["place", "playground"]
+from tests.support.playground import Operator, Place, await_that
 
 
 def flags(place: Place, identity: str) -> list[str]:

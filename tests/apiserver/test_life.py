@@ -7,18 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.support.playground import (
-    Operator,
-    Place,
-    Playground,
-    await_that,
-    conditions_of,
-    has_finalizer,
-    place,
-    playground,
-)
-
-__all__ = ["place", "playground"]
+from tests.support.playground import Operator, Place, Playground, await_that, conditions_of, has_finalizer
 
 
 def page(port: int, path: str) -> tuple[int, str]:

@@ -12,17 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.gates import PHASES, Gate
-from tests.support.playground import (
-    Place,
-    await_that,
-    conditions_of,
-    has_finalizer,
-    place,
-    playground,
-)
+from tests.support.playground import Place, await_that, conditions_of, has_finalizer
 from tests.support.running import left_in
-
-__all__ = ["place", "playground"]
 
 pytestmark = pytest.mark.slow
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from dsort_api.reasons import EXIT_CODES, Reason
 from dsort_cli.main import main, parser
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 
 @pytest.mark.parametrize(
@@ -69,18 +68,6 @@ def test_every_option_is_on_the_page() -> None:
         for action in command._actions:
             for option in action.option_strings:
                 assert option in page or option in {"-h", "--help"}, f"{name} {option}"
-
-
-@pytest.fixture
-def own_log() -> Iterator[None]:
-    """The command sets the log of the whole process up; give it back."""
-    root, hook = logging.getLogger(), sys.excepthook
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    sys.excepthook = hook
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,6 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,15 +16,7 @@ from dsort_worker.logs import set_up
 ABOUT = {"job": "imagenet", "uid": "u", "rank": 3}
 
 
-@pytest.fixture(autouse=True)
-def own_log() -> Iterator[None]:
-    root, hook = logging.getLogger(), sys.excepthook
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    sys.excepthook = hook
+pytestmark = pytest.mark.usefixtures("own_log")
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
