@@ -19,6 +19,9 @@ from dsort_api.spec import DSortJobSpec
 PROTOCOL: Final = 1
 """Version of these messages and of the exchange between ranks."""
 
+HIGHEST_LEVEL: Final = 4
+"""The last of the throttle levels; 0 is full speed."""
+
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -66,13 +69,15 @@ class Desired(_Message):
     """What the driver wants of a rank.
 
     epoch: of the rank addressed, "" while it is not known. peers: None means unchanged. memory_budget: bytes, 0 while not
-    decided. seen: version of the observed state that the driver has. wait_seconds: how long the answer may be held.
+    decided. throttle_level: 0 (full speed) to HIGHEST_LEVEL; the greater, the less payload may be under way. seen: version of
+    the observed state that the driver has. wait_seconds: how long the answer may be held.
     """
 
     protocol: int = PROTOCOL
     epoch: str = ""
     peers: PeerTable | None = None
     memory_budget: int = 0
+    throttle_level: int = Field(default=0, ge=0, le=HIGHEST_LEVEL)
     stop: Stop | None = None
     seen: int = 0
     wait_seconds: float = 0.0
@@ -107,12 +112,41 @@ class Progress(_Message):
 
 
 class Memory(_Message):
-    """Bytes: the budget, what of it is reserved for buffers, resident memory now and at its peak."""
+    """Bytes. budget, and what of it is reserved for buffers; resident memory of the process, now and at its peak.
+
+    The others are of the control group that the rank is in, which it may share with others, or of the process where there is
+    no such group (source): limit (0: none is known), memory that the kernel cannot take back without ending somebody, now and
+    at its peak, and the kubelet's working set. pressure: percent of the last ten seconds in which somebody waited for memory,
+    None where the kernel does not tell. spilled: bytes of metadata that went to disk for want of memory.
+    """
 
     budget: int = 0
     reserved: int = 0
     rss: int = 0
     peak_rss: int = 0
+    source: Literal["cgroup2", "cgroup", "process"] = "process"
+    limit: int = 0
+    unreclaimable: int = 0
+    peak_unreclaimable: int = 0
+    working_set: int = 0
+    pressure: float | None = None
+    spilled: int = 0
+
+
+class Flow(_Message):
+    """How payload moves. level: the throttle level at work, the driver's or the rank's own, whichever is greater.
+
+    window: bytes that may be asked for at once now; outstanding: bytes asked for that have not come; requests: of them.
+    serving, queued: answers in progress, and requests that wait for their turn; refused: requests sent away, since the start.
+    """
+
+    level: int = 0
+    window: int = 0
+    outstanding: int = 0
+    requests: int = 0
+    serving: int = 0
+    queued: int = 0
+    refused: int = 0
 
 
 class Failure(_Message):
@@ -176,6 +210,7 @@ class Observed(_Message):
     peers_version: int = 0
     progress: Progress = Field(default_factory=Progress)
     memory: Memory = Field(default_factory=Memory)
+    flow: Flow = Field(default_factory=Flow)
     failure: Failure | None = None
     warnings: list[Warning] = Field(default_factory=list)
     warning_count: int = 0

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     PEER_LOST = "PeerLost"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    MEMORY_LIMIT_EXCEEDED = "MemoryLimitExceeded"
     ABORTED = "Aborted"
 
 
@@ -51,6 +52,7 @@ EXIT_CODES: Final[dict[Reason, int]] = {
     Reason.PEER_LOST: 18,
     Reason.BACKOFF_LIMIT_EXCEEDED: 19,
     Reason.DEADLINE_EXCEEDED: 20,
+    Reason.MEMORY_LIMIT_EXCEEDED: 21,
     Reason.ABORTED: 130,
 }
 """Exit code by reason. 0 is success and 2 a wrong command line; 130 follows the shells for an interrupt, and 143 (SIGTERM)

@@ -99,6 +99,24 @@ class AbnormalRank(_Part):
     )
 
 
+class JobMemory(_Part):
+    """What the operator has made of the memory of the job's pods."""
+
+    budget: int | None = Field(default=None, description="Bytes that a rank may use when it starts.")
+    level: int = Field(
+        default=0, description="Throttle level of the ranks: 0 is full speed, 4 the least of it."
+    )
+    level_since: AwareDatetime | None = Field(default=None, description="When the level changed last.")
+    above_abort_since: AwareDatetime | None = Field(
+        default=None,
+        description="Since when a pod has been above memory.abortAt at the highest level; not given when none is.",
+    )
+    oom_kills: int = Field(default=0, description="Pods of the job that were killed for want of memory.")
+    oom_killed: Annotated[list[str], Field(max_length=MOST_ABNORMAL_RANKS)] = Field(
+        default_factory=list, description="The uids of the pods that were killed last; each counts once."
+    )
+
+
 class DSortJobStatus(_Part):
     """What became of the job so far."""
 
@@ -125,6 +143,9 @@ class DSortJobStatus(_Part):
     rate: str | None = Field(default=None, description="throughput, for people: 1.20 GiB/s.")
     seed: int | None = Field(default=None, description="Seed of the shuffle.")
     plan: PlanSummary | None = Field(default=None, description="With dryRun: what the job would write.")
+    memory: JobMemory | None = Field(
+        default=None, description="Budget and throttle level, once they are other than the spec has it."
+    )
     manifest: str | None = Field(default=None, description="Where the manifest of the output is.")
     abnormal_ranks: Annotated[list[AbnormalRank], Field(max_length=MOST_ABNORMAL_RANKS)] = Field(
         default_factory=list, description="Ranks that are not as they should be, the first ten."
