@@ -11,13 +11,14 @@ import resource
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from dsort_api.messages import (
     PROTOCOL,
     Desired,
     Failure,
+    Flow,
     Memory,
     Observed,
     Outcome,
@@ -29,6 +30,7 @@ from dsort_api.messages import (
 from dsort_api.messages import (
     Warning as Notice,
 )
+from dsort_worker.throttle import Throttle
 
 log: Final = logging.getLogger("dsort.rank")
 
@@ -59,6 +61,18 @@ class Traffic:
 
 
 @dataclass(slots=True)
+class Flowing:
+    """How payload moves now, in the terms of messages.Flow. Written by the data loop, read by any: plain integers."""
+
+    window: int = 0
+    outstanding: int = 0
+    requests: int = 0
+    serving: int = 0
+    queued: int = 0
+    refused: int = 0
+
+
+@dataclass(slots=True)
 class _Told:
     peers: PeerTable | None = None
     memory_budget: int = 0
@@ -77,6 +91,8 @@ class RankState:
     on_told: Callable[[], None] = lambda: None
     on_change: Callable[[], None] = lambda: None
     traffic: Traffic = field(default_factory=Traffic)
+    flow: Flowing = field(default_factory=Flowing)
+    throttle: Throttle = field(default_factory=Throttle)
     counters: Counters = field(default_factory=Counters)
     started: float = field(default_factory=time.monotonic)
 
@@ -156,6 +172,7 @@ class RankState:
 
     def tell(self, desired: Desired) -> None:
         """Take the desired state over. A peer table older than the one here is ignored."""
+        self.throttle.tell(desired.throttle_level)
         with self._lock:
             told = self._told
             changed = False
@@ -228,6 +245,7 @@ class RankState:
                     bytes_received=self.traffic.received,
                 ),
                 memory=memory_now(budget=told.memory_budget, reserved=self._reserved),
+                flow=Flow(level=self.throttle.level, **asdict(self.flow)),
                 failure=self._failure,
                 warnings=list(self._warnings),
                 warning_count=self._warning_count,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dsort_api.messages import Desired, Failure, Outcome, Peer, PeerTable, Phase, Stop
+from dsort_api.messages import Desired, Failure, Flow, Outcome, Peer, PeerTable, Phase, Stop
 from dsort_api.messages import Warning as Notice
 from dsort_api.reasons import Reason
 from dsort_worker.state import MOST_WARNINGS, Counters, RankState, memory_now
@@ -132,3 +132,14 @@ def test_memory_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(builtins, "open", no_proc)
     assert memory_now(budget=0, reserved=0).rss == memory_now(budget=0, reserved=0).peak_rss
+
+
+def test_the_throttle_level_is_passed_on_and_the_flow_is_shown_as_it_is() -> None:
+    state = RankState(rank=0, epoch="e")
+    state.tell(Desired(throttle_level=3))
+    state.flow.window, state.flow.queued = 1 << 20, 7
+    assert state.throttle.level == 3
+    assert state.observed().flow == Flow(level=3, window=1 << 20, queued=7)
+    state.throttle.feel(4)
+    state.tell(Desired())
+    assert state.observed().flow.level == 4
