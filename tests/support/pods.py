@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -53,7 +53,8 @@ class Ended:
 class Pods:
     """The pods of one job. folder: for what they are given and what they leave, apart from the output.
 
-    environment: of the pods by index. Leaving the context kills what is left of them.
+    environment: of the pods by index. within: makes a pod's command line one that runs where it should, by index. Leaving the
+    context kills what is left of them.
     """
 
     manifest: Mapping[str, Any]
@@ -63,6 +64,7 @@ class Pods:
     uid: str = field(default_factory=lambda: f"uid-{secrets.token_hex(4)}")
     budget: int = 128 * MIB
     more: Sequence[str] = ()
+    within: Callable[[int, list[str]], list[str]] = lambda _, line: line
     observed: dict[int, Observed] = field(default_factory=dict)
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -111,7 +113,7 @@ class Pods:
         variables = {"JOB_COMPLETION_INDEX": str(index), "DSORT_TOKEN": "secret", MARK: self.mark}
         with self._log(index).open("wb") as log:
             self.processes[index] = subprocess.Popen(
-                [sys.executable, "-m", "dsort_cli", "worker", *line],
+                self.within(index, [sys.executable, "-m", "dsort_cli", "worker", *line]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
