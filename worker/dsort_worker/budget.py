@@ -2,7 +2,7 @@
 
 The budget is all unreclaimable memory of the rank. What the interpreter and its libraries take is a stated constant; the
 rest is divided once, when the first control exchange has named the budget, and nothing that grows with a record, a shard or
-a body is ever allocated beside it. Only rows (metadata) grow with the data set.
+a body is ever allocated beside it. Rows (metadata) have a share too, and go to disk where they do not fit in.
 
 A buffer is an anonymous mmap with one owner at a time: it is lent for the length of an `async with` block, and the view
 that was lent is dead after it (a late use raises ValueError).
@@ -24,6 +24,9 @@ LEAST_BUDGET: Final = 64 * MIB
 INTERPRETER: Final = 52 * MIB
 """What Python, numpy and aiohttp take before the first record is read (bytes, measured)."""
 
+LEAST_ROWS: Final = 2 * MIB
+"""Bytes for rows at the least budget: what does not fit is sorted on disk, in runs of some ten thousand records."""
+
 FLOW: Final = 768 << 10
 """What a request in progress takes beside its window: the client's, the transport's and the parser's buffers (bytes)."""
 
@@ -33,7 +36,7 @@ class Division:
     """How a budget is divided: counts, and sizes in bytes (multiples of 512).
 
     serve_slots responses in progress with two pieces each; `windows` receive windows of `window`; at most `flows` requests
-    in progress.
+    in progress. rows: for metadata in memory; what is more goes to disk.
     """
 
     serve_slots: int
@@ -41,6 +44,7 @@ class Division:
     windows: int
     window: int
     flows: int
+    rows: int
 
     @property
     def reserved(self) -> int:
@@ -49,8 +53,8 @@ class Division:
 
 
 def divide(budget: int) -> Division:
-    """Divide a budget of LEAST_BUDGET bytes or more. Larger windows than 16 MiB gain nothing, so a large budget is not used up."""
-    rest = max(budget, LEAST_BUDGET) - INTERPRETER
+    """Divide a budget of LEAST_BUDGET bytes or more. Larger windows than 16 MiB gain nothing: rows have the rest."""
+    rest = max(budget, LEAST_BUDGET) - INTERPRETER - LEAST_ROWS
     flows = max(2, min(8, rest // (6 * FLOW)))
     rest -= flows * FLOW
     slots = max(2, min(4, rest // (16 * MIB)))
@@ -58,7 +62,8 @@ def divide(budget: int) -> Division:
     rest -= 2 * slots * piece
     windows = 3
     window = max(MIB, min(16 * MIB, rest // windows // MIB * MIB))
-    return Division(serve_slots=slots, piece=piece, windows=windows, window=window, flows=flows)
+    rows = LEAST_ROWS + rest - windows * window
+    return Division(serve_slots=slots, piece=piece, windows=windows, window=window, flows=flows, rows=rows)
 
 
 class Buffers:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dsort_worker.budget import INTERPRETER, LEAST_BUDGET, MIB, Buffers, divide
+from dsort_worker.budget import INTERPRETER, LEAST_BUDGET, LEAST_ROWS, MIB, Buffers, divide
 
 
 @given(st.integers(0, 1 << 40))
@@ -17,7 +17,8 @@ from dsort_worker.budget import INTERPRETER, LEAST_BUDGET, MIB, Buffers, divide
 @example(LEAST_BUDGET + 1)
 def test_buffers_stay_within_the_budget(budget: int) -> None:
     division = divide(budget)
-    assert division.reserved <= max(budget, LEAST_BUDGET) - INTERPRETER
+    assert division.reserved + division.rows <= max(budget, LEAST_BUDGET) - INTERPRETER
+    assert division.rows >= LEAST_ROWS
     assert division.serve_slots >= 2
     assert division.windows >= 2
     assert division.flows >= 2
@@ -31,7 +32,8 @@ def test_more_budget_is_never_less_of_anything() -> None:
     divisions = [divide(budget << 20) for budget in range(64, 1024, 8)]
     for less, more in itertools.pairwise(divisions):
         assert more.window >= less.window or more.flows > less.flows or more.serve_slots > less.serve_slots
-    assert divide(1 << 40) == divide(1 << 30)
+        assert more.rows + more.reserved > less.rows + less.reserved
+    assert divide(1 << 40).reserved == divide(1 << 30).reserved
 
 
 @pytest.mark.asyncio
