@@ -1,0 +1,95 @@
+"""Ranks in control groups with the memory of a small pod: they finish, with the same bytes, within their budget."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from benchmarks.datasets import KINDS, Dataset, make
+from dsort_api.spec import LEAST_BUDGET
+from tests.support.controlgroups import ControlGroup, disk_folder, unavailable
+from tests.support.pods import Pods
+from tests.support.running import digests, dsort, job
+
+MIB: Final = 1 << 20
+SHARDS: Final = {"images": 12, "small": 6, "pax": 6}
+"""0.2 to 0.4 GB of each kind: several times the limits, with the output, so that the kernel has files to reclaim."""
+SHARE: Final = 0.70
+"""Of its limit that is a pod's budget by default."""
+OVER: Final = 1.10
+"""What a rank may take of its budget at its peak."""
+LIMITS: Final = {"least": -(-LEAST_BUDGET * 10 // 7 // MIB) * MIB, "256": 256 * MIB, "512": 512 * MIB}
+PLAIN: Final = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
+"""Ranks without coverage, which takes memory of its own."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why := unavailable()), reason=why or "")]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """On a disk: what lies in memory is charged to the groups, and cannot be reclaimed."""
+    with disk_folder() as folder:
+        yield folder
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A dataset, and the output that any rank has to make of it."""
+
+    dataset: Dataset
+    wanted: dict[str, str]
+
+
+@pytest.fixture(scope="module", params=list(SHARDS))
+def case(folder: Path, request: pytest.FixtureRequest) -> Case:
+    """Made once each, and sorted once without any limit."""
+    kind: str = request.param
+    dataset = make(KINDS[kind], cache=str(folder), shards=SHARDS[kind])
+    target = folder / f"wanted-{kind}"
+    assert dsort(shuffle(dataset, target), workers=1).code == 0
+    return Case(dataset, digests(target))
+
+
+def shuffle(dataset: Dataset, target: Path, *, short_circuit: bool = True) -> dict[str, Any]:
+    return job(
+        Path(dataset.folder),
+        target,
+        order={"kind": "Shuffle", "seed": 42},
+        output={"recordsPerShard": dataset.kind.records_per_shard},
+        workers={"shortCircuit": short_circuit},
+    )
+
+
+@contextlib.contextmanager
+def groups(limit: int, *, count: int) -> Iterator[list[ControlGroup]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(ControlGroup(limit=limit)) for _ in range(count)]
+
+
+def test_the_least_pod_is_small() -> None:
+    assert LIMITS["least"] <= 160 * MIB
+
+
+@pytest.mark.parametrize("mode", ["short circuit", "network"])
+@pytest.mark.parametrize("limit", list(LIMITS))
+def test_a_small_pod_finishes_within_its_budget(case: Case, limit: str, mode: str) -> None:
+    budget = int(LIMITS[limit] * SHARE)
+    with disk_folder() as folder, groups(LIMITS[limit], count=2) as pods:
+        manifest = shuffle(case.dataset, folder / "out", short_circuit=mode == "short circuit")
+        with Pods(
+            manifest, folder / "pods", budget=budget, within=lambda index, line: pods[index].command(line)
+        ) as running:
+            running.start_all(dict.fromkeys(range(2), PLAIN))
+            assert [one.code for one in running.end_all()] == [0, 0]
+        assert digests(folder / "out") == case.wanted
+    for group in pods:
+        assert group.oom_kills == 0
+        assert group.samples > 20
+        assert group.peak.unreclaimable <= OVER * max(budget, LEAST_BUDGET), group.peak
+    sent = sum(one.progress.bytes_sent for one in running.observed.values())
+    assert (sent > case.dataset.size / 3) == (mode == "network"), "payload on the wire"
