@@ -49,10 +49,27 @@ _IS_SIZE: Final = _rule(
     "&& quantity(self).isGreaterThan(quantity('0')) && quantity(self).compareTo(quantity('4Ei')) <= 0",
     "must be a quantity of bytes between 1 and 4Ei, such as 256Mi",
 )
+_IS_SHARE_OR_SIZE: Final = _rule(
+    f"type(self) == string && self.matches('{quantity.PERCENT}') || ({_IS_SIZE['rule']})",
+    "must be a percentage from 1% to 100%, or a quantity of bytes such as 512Mi",
+)
 _IS_ENOUGH: Final = _rule(
     f"type(self) == int ? self >= {LEAST_BUDGET} : !isQuantity(self) || quantity(self).compareTo(quantity('64Mi')) >= 0",
     "must be 64Mi or more",
 )
+_ENOUGH_FOR_LANES: Final = _rule(
+    f"type(self.memory.budget) == int ? self.memory.budget >= self.workers.lanes * {LEAST_BUDGET} "
+    ": !isQuantity(self.memory.budget) "
+    f"|| !quantity(self.memory.budget).sub(self.workers.lanes * {LEAST_BUDGET}).isLessThan(quantity('0'))",
+    "memory.budget must be 64Mi or more for each of workers.lanes",
+)
+_PERCENT: Final = {"maxLength": 4, "pattern": quantity.PERCENT}
+
+
+def _percent(field: str) -> str:
+    return f"int(self.{field}.replace('%', ''))"
+
+
 _URL: Final = {
     "pattern": urls.PATTERN + "[^?#]*$",
     "x-kubernetes-validations": [_rule(r"!self.matches('/\\.\\.(/|$)')", "must not have a '..'")],
@@ -105,7 +122,8 @@ EXTRAS: Final[Mapping[str, Mapping[str, Any]]] = {
             _rule(
                 "has(self.managedBy) == has(oldSelf.managedBy) && (!has(self.managedBy) || self.managedBy == oldSelf.managedBy)",
                 "managedBy is immutable; create another DSortJob",
-            )
+            ),
+            _ENOUGH_FOR_LANES,
         ]
     },
     "input": {"x-kubernetes-validations": [_immutable("input")]},
@@ -161,8 +179,27 @@ EXTRAS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "workers.scratchSizeLimit": {"maxLength": quantity.LONGEST, "x-kubernetes-validations": [_IS_SIZE]},
     **{f"workers.template.{path}": extra for path, extra in _TEMPLATE.items()},
-    "memory": {"default": {}, "x-kubernetes-validations": [_immutable("memory")]},
-    "memory.budget": {"maxLength": quantity.LONGEST, "x-kubernetes-validations": [_IS_SIZE, _IS_ENOUGH]},
+    "memory": {
+        "default": {},
+        "x-kubernetes-validations": [
+            _immutable("memory"),
+            _rule(
+                f"!has(self.resumeAt) || !has(self.throttleAt) || {_percent('resumeAt')} < {_percent('throttleAt')}",
+                "resumeAt must be less than throttleAt",
+            ),
+            _rule(
+                f"!has(self.throttleAt) || !has(self.abortAt) || {_percent('throttleAt')} <= {_percent('abortAt')}",
+                "abortAt must be no less than throttleAt",
+            ),
+        ],
+    },
+    "memory.budget": {
+        "maxLength": quantity.LONGEST,
+        "x-kubernetes-validations": [_IS_SHARE_OR_SIZE, _IS_ENOUGH],
+    },
+    "memory.throttleAt": _PERCENT,
+    "memory.resumeAt": _PERCENT,
+    "memory.abortAt": _PERCENT,
     "dryRun": {"x-kubernetes-validations": [_immutable("dryRun")]},
     "backoffLimit": {"x-kubernetes-validations": [_immutable("backoffLimit")]},
     "abort": {"x-kubernetes-validations": [_rule("self || !oldSelf", "abort cannot be taken back")]},

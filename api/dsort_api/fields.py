@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from dsort_api.problems import shown
-from dsort_api.quantity import parse_amount, parse_quantity
+from dsort_api.quantity import parse_amount, parse_percent, parse_quantity
 from dsort_api.templates import parse_input
 from dsort_api.urls import LONGEST_URL, check_url
 
@@ -49,6 +49,17 @@ def _is_amount(value: object) -> int | str:
     return value
 
 
+def _to_share_or_bytes(value: object) -> int | str:
+    if isinstance(value, str) and value.endswith("%"):
+        return _is_percent(value)
+    return _to_bytes(value)
+
+
+def _is_percent(value: str) -> str:
+    parse_percent(value)
+    return value
+
+
 def _is_entry(value: str) -> str:
     parse_input(value)
     return value
@@ -59,6 +70,12 @@ Whole = Annotated[int, Strict()]
 Flag = Annotated[bool, Strict()]
 Quantity = Annotated[int, BeforeValidator(_to_bytes), WithJsonSchema(INT_OR_STRING, mode="validation")]
 """Bytes; written as a number or a Kubernetes quantity."""
+ShareOrQuantity = Annotated[
+    int | str, BeforeValidator(_to_share_or_bytes), WithJsonSchema(INT_OR_STRING, mode="validation")
+]
+"""Bytes, written as a number or a quantity; or a percentage of something, kept as it was written: 70%."""
+Percent = Annotated[str, AfterValidator(_is_percent)]
+"""A whole percentage, as it was written: 85%."""
 Amount = Annotated[int | str, BeforeValidator(_is_amount), WithJsonSchema(INT_OR_STRING, mode="validation")]
 """Of any resource of a container, as it was written: 500m, 2Gi, 1."""
 Url = Annotated[str, Field(max_length=LONGEST_URL), AfterValidator(check_url)]

@@ -78,7 +78,7 @@ class PodMetadata(Part):
 
 
 class Resources(Part):
-    """Of a worker container. The limit of memory is derived from memory.budget and lanes where it is not given."""
+    """Of a worker container. The limit of memory follows from memory.budget where it is not given."""
 
     requests: Amounts = Field(default_factory=dict, description="What the scheduler sets aside, by resource.")
     limits: Amounts = Field(default_factory=dict, description="What must not be exceeded, by resource.")
@@ -149,7 +149,8 @@ class PodSpec(Part):
     )
     resources: Resources = Field(
         default_factory=Resources,
-        description="Of the worker container. The limit of memory is derived from memory.budget and lanes where it is not given.",
+        description="Of the worker container. The limit of memory follows from memory.budget where it is not given, and what is "
+        "requested is the limit.",
     )
     priority_class_name: Name | None = Field(default=None, description="PriorityClass of the pods.")
     runtime_class_name: Name | None = Field(default=None, description="RuntimeClass of the pods.")

@@ -12,10 +12,13 @@ from typing import Final
 
 LONGEST: Final = 64
 """Characters of the longest text that is looked at; 2^63 with all its digits has 19."""
+PERCENT: Final = "^(100|[1-9][0-9]?)%$"
+"""The grammar of a percentage: 1% to 100%."""
 
 _QUANTITY: Final = re.compile(
     r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E|[eE][+-]?[0-9]{1,2})?"
 )
+_PERCENT: Final = re.compile(PERCENT.strip("^$"))
 _BINARY: Final = {
     unit: Decimal(1 << 10 * power) for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)
 }
@@ -46,6 +49,14 @@ def parse_amount(value: str | int) -> Decimal:
     if result is None:
         raise ValueError(f"{value!r} is not a quantity such as 500m, 2Gi or 1")
     return result
+
+
+def parse_percent(value: str) -> int:
+    """The 70 of 70%. Raises ValueError that names the text when it is no whole percentage from 1% to 100%."""
+    match = _PERCENT.fullmatch(value)
+    if match is None:
+        raise ValueError(f"{value!r} is not a percentage from 1% to 100%")
+    return int(match[1])
 
 
 def _parse(text: str) -> Decimal | None:

@@ -24,10 +24,11 @@ from pydantic import (
     model_validator,
 )
 
-from dsort_api.fields import Entry, Flag, Part, Quantity, Url, Whole
+from dsort_api.fields import Entry, Flag, Part, Percent, Quantity, ShareOrQuantity, Url, Whole
 from dsort_api.labels import MOST_LANES
 from dsort_api.lazily import Lazily
 from dsort_api.problems import describe, sift, summary
+from dsort_api.quantity import format_bytes, parse_percent
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.templates import OutputTemplate
 
@@ -38,7 +39,7 @@ else:
 
 VERSION: Final = "v1alpha1"
 LEAST_BUDGET: Final = 64 << 20
-DEFAULT_BUDGET: Final = 512 << 20
+"""Bytes of memory that a rank must have."""
 MOST_ENTRIES: Final = 16384
 LONGEST_MANAGER: Final = 63
 MANAGER: Final = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9._~/]*[A-Za-z0-9])?$"
@@ -85,8 +86,8 @@ def _pod_template() -> type[PodTemplate]:
     return PodTemplate
 
 
-def _least_budget(value: int) -> int:
-    if value < LEAST_BUDGET:
+def _least_budget(value: int | str) -> int | str:
+    if isinstance(value, int) and value < LEAST_BUDGET:
         raise ValueError(f"{value} bytes are too few for a rank; 64Mi is the least")
     return value
 
@@ -252,17 +253,38 @@ class Workers(Part):
 
 
 class Memory(Part):
-    """How much memory a rank may use. The output does not depend on it."""
+    """How much memory a worker pod may use, and what is done when it needs more. The output does not depend on it."""
 
-    budget: Annotated[Quantity, AfterValidator(_least_budget)] | None = Field(
-        default=None,
-        description="Memory of one rank, all in all, as a quantity: 512Mi (the default). 64Mi is the least.",
+    budget: Annotated[ShareOrQuantity, AfterValidator(_least_budget)] = Field(
+        default="70%",
+        description="Memory of a pod that its ranks plan with, divided by workers.lanes: a percentage of the pod's memory limit, or "
+        "a quantity. It is all that cannot be taken back from the pod, the interpreters included; 64Mi a rank is the least.",
+    )
+    throttle_at: Percent = Field(
+        default="85%",
+        description="Percentage of the limit. While the memory that cannot be taken back from a pod is above it, ranks ask for "
+        "less and less payload at a time.",
+    )
+    resume_at: Percent = Field(
+        default="75%",
+        description="Percentage of the limit, less than throttleAt. Below it ranks go on faster again, step by step.",
+    )
+    abort_at: Percent = Field(
+        default="95%",
+        description="Percentage of the limit, throttleAt or more. A pod that stays above it when ranks cannot ask for less ends the "
+        "job with MemoryLimitExceeded.",
+    )
+    abort_after_seconds: Annotated[Whole, Field(ge=1, le=1 << 31)] = Field(
+        default=30, description="How long a pod must be above abortAt, in seconds."
     )
 
-    @property
-    def bytes(self) -> int:
-        """The budget, or its default."""
-        return self.budget or DEFAULT_BUDGET
+    @model_validator(mode="after")
+    def _marks_are_in_order(self) -> Memory:
+        if parse_percent(self.resume_at) >= parse_percent(self.throttle_at):
+            raise ValueError(f"resumeAt {self.resume_at} must be less than throttleAt {self.throttle_at}")
+        if parse_percent(self.throttle_at) > parse_percent(self.abort_at):
+            raise ValueError(f"abortAt {self.abort_at} must be no less than throttleAt {self.throttle_at}")
+        return self
 
 
 class DSortJobSpec(Part):
@@ -275,7 +297,10 @@ class DSortJobSpec(Part):
         default_factory=RecordReactions, description="Reactions to what is not as it should be."
     )
     workers: Workers = Field(default_factory=Workers, description="How many ranks work on the job.")
-    memory: Memory = Field(default_factory=Memory, description="How much memory a rank may use.")
+    memory: Memory = Field(
+        default_factory=Memory,
+        description="How much memory a worker pod may use, and what is done when it needs more.",
+    )
     dry_run: Flag = Field(default=False, description="Plan only: everything up to packing, and no output.")
     backoff_limit: Annotated[Whole, Field(ge=0, le=1000)] = Field(
         default=6, description="How often ranks that died are started again before the job fails."
@@ -304,6 +329,19 @@ class DSortJobSpec(Part):
         default=None,
         description="The controller that looks after the job. Any other than dsort.dev/operator: this operator leaves it alone.",
     )
+
+    @field_validator("memory")
+    @classmethod
+    def _enough_for_lanes(cls, value: Memory, info: ValidationInfo) -> Memory:
+        workers = info.data.get("workers")  # absent when it is wrong: then that is what there is to say
+        if workers is not None and isinstance(value.budget, int):
+            least = workers.lanes * LEAST_BUDGET
+            if value.budget < least:
+                raise ValueError(
+                    f"a budget of {format_bytes(value.budget)} is too little for workers.lanes {workers.lanes}; "
+                    f"64Mi a rank, {format_bytes(least)}, is the least"
+                )
+        return value
 
 
 class ObjectMeta(BaseModel):

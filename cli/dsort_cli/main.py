@@ -168,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--memory",
             metavar="SIZE",
-            help="memory budget of each rank, such as 512Mi (default: spec.memory.budget)",
+            help="memory budget of each rank, such as 512Mi (default: what spec.memory.budget says for a lane)",
         )
         _add_claims(command, "--pvc")
         command.add_argument(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import argparse
 
     from dsort_api.messages import Failure
-    from dsort_api.spec import DSortJob, Memory
+    from dsort_api.spec import DSortJob
     from dsort_cli.folder import JobFolder
     from dsort_cli.local import End, LocalRun
     from dsort_cli.processes import Nursery
@@ -35,12 +35,13 @@ _ID_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """What was there when the command began; `began` is its time on the monotonic clock."""
+    """What was there when the command began; `began` is its time on the monotonic clock, `budget` bytes of memory for a rank."""
 
     options: argparse.Namespace
     signals: Signals
     reporter: Reporter
     began: float
+    budget: int
 
 
 def run(options: argparse.Namespace, *, signals: Signals) -> int:
@@ -49,7 +50,8 @@ def run(options: argparse.Namespace, *, signals: Signals) -> int:
     gc.disable()  # until all is imported: collections would find nothing and take a tenth of that time
     reporter = _reporter(options)
     try:
-        return _run(_job(options), _Command(options, signals, reporter, began))
+        job = _job(options)
+        return _run(job, _Command(options, signals, reporter, began, _budget(job, options.memory)))
     except DSortError as error:
         from dsort_api.messages import Failure
 
@@ -65,8 +67,6 @@ def _job(options: argparse.Namespace) -> DSortJob:
     """The job of the manifest with what the command line says about it."""
     job = read_job(options.file)
     spec = job.spec
-    if options.memory is not None:
-        spec = spec.model_copy(update={"memory": _memory(options.memory)})
     if options.command == "plan":
         spec = spec.model_copy(update={"dry_run": True})
     else:
@@ -75,20 +75,24 @@ def _job(options: argparse.Namespace) -> DSortJob:
     return job.model_copy(update={"spec": spec})
 
 
-def _memory(text: str) -> Memory:
-    from pydantic import ValidationError
+def _budget(job: DSortJob, asked: str | None) -> int:
+    """Bytes of memory for each rank: as many as were `asked` for, or as the spec says."""
+    from dsort_api.budgets import local_budget, unworkable
+    from dsort_api.quantity import parse_quantity
+    from dsort_api.spec import LEAST_BUDGET
 
-    from dsort_api.quantity import format_bytes
-    from dsort_api.spec import LEAST_BUDGET, Memory
-
+    if asked is None:
+        if wrong := unworkable(job.spec):
+            raise DSortError(Reason.INVALID_SPEC, wrong)
+        return local_budget(job.spec)
     try:
-        return Memory.model_validate({"budget": text})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        why = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "greater_than_equal":
-            why = f"at least {format_bytes(LEAST_BUDGET)}"
-        raise DSortError(Reason.INVALID_SPEC, f"--memory {text}: {why}") from None
+        budget = parse_quantity(asked)
+    except ValueError as error:
+        raise DSortError(Reason.INVALID_SPEC, f"--memory {asked}: {error}") from None
+    if budget < LEAST_BUDGET:
+        why = f"{budget} bytes are too few for a rank; 64Mi is the least"
+        raise DSortError(Reason.INVALID_SPEC, f"--memory {asked}: {why}")
+    return budget
 
 
 def _run(job: DSortJob, command: _Command) -> int:
@@ -169,7 +173,7 @@ def _start_ranks(
         job_fd=job_fd,
         ranks=ranks,
         token=token,
-        memory_budget=spec.memory.bytes,
+        memory_budget=command.budget,
         backoff_limit=spec.backoff_limit,
         began=command.began,
         deadline=command.began + deadline if deadline else None,

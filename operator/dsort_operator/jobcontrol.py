@@ -15,6 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
+from dsort_api.budgets import rank_budget
 from dsort_api.labels import CONTROL_PORT
 from dsort_api.messages import JobDefinition, Observed, Peer, PeerTable, Phase, Progress, Stop
 from dsort_operator.children import WorkerPod
@@ -108,7 +109,7 @@ class JobControl:
         self, pods: Iterable[WorkerPod], *, definition: JobDefinition, token: str, stop: Stop | None
     ) -> None:
         """Talk to the ranks in these pods from now on, and want this of them."""
-        self.memory_budget = definition.spec.memory.bytes
+        self.memory_budget = rank_budget(definition.spec)
         self._count = definition.ranks
         current = {pod.index: pod for pod in sorted(pods, key=_age) if pod.index >= 0}
         for index, pod in current.items():

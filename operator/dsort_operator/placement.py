@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
-from dsort_api.quantity import format_bytes, parse_amount
+from dsort_api.budgets import unworkable
 from dsort_api.spec import DSortJobSpec
 from dsort_operator.volumes import Mount, mounts_of
-
-_MIB: Final = 1 << 20
-_BUDGET_PERCENT: Final = 70
-"""The part of a pod's memory limit that its ranks plan with; the rest is page cache of theirs that is being written."""
 
 
 def pods_of(spec: DSortJobSpec, *, nodes: int | None) -> int:
     """How many pods there are to be; 0 while no node takes one."""
     return (nodes or 0) if spec.workers.one_per_node else spec.workers.count or 1
-
-
-def memory_limit(spec: DSortJobSpec) -> str | int:
-    """The memory limit of a worker pod, as a quantity: what the template says, or enough for the budgets of its ranks."""
-    template = spec.workers.template
-    given = template.spec.resources.limits.get("memory") if template is not None else None
-    if given is not None:
-        return given
-    return f"{-(_budgets(spec) * -100 // (_BUDGET_PERCENT * _MIB))}Mi"
 
 
 def missing_claims(spec: DSortJobSpec, *, claims: Mapping[str, Sequence[str] | None]) -> list[str]:
@@ -46,17 +32,7 @@ def unsuitable(
         )
         if wrong is not None:
             return f"{mount.field}: {wrong}"
-    limit = parse_amount(memory_limit(spec))
-    if limit < _budgets(spec):
-        return (
-            f"spec.workers.template.spec.resources.limits.memory: {format_bytes(float(limit))} are less than the budgets of "
-            f"the pod's ranks, {format_bytes(_budgets(spec))}; raise it, or lower spec.memory.budget or spec.workers.lanes"
-        )
-    return None
-
-
-def _budgets(spec: DSortJobSpec) -> int:
-    return spec.memory.bytes * spec.workers.lanes
+    return unworkable(spec)
 
 
 def _wrong_host_path(mount: Mount, *, pods: int, allowed: bool) -> str | None:

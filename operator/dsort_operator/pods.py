@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from dsort_api.budgets import pod_limit
 from dsort_api.labels import (
     CLEANUP_COMPONENT,
     CONTROL_PORT,
@@ -19,7 +20,6 @@ from dsort_api.messages import JobDefinition
 from dsort_api.podtemplate import PodSpec, PodTemplate
 from dsort_api.spec import DSortJobSpec
 from dsort_operator.naming import base_name, labels, worker_selector
-from dsort_operator.placement import memory_limit
 from dsort_operator.volumes import DEFINITION, SCRATCH, Mount, mount_of, mounts_of
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _worker(
 
 def _resources(spec: DSortJobSpec, *, lanes: int) -> Template:
     given = (spec.workers.template or PodTemplate()).spec.resources
-    memory = memory_limit(spec)
+    memory = pod_limit(spec)
     return {
         "requests": {"cpu": f"{lanes * _CPU_OF_LANE}m", "memory": memory, **given.requests},
         "limits": {**given.limits, "memory": memory},

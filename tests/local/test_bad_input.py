@@ -256,7 +256,11 @@ BAD_FIELDS: dict[str, list[Any]] = {
     "workers.shortCircuit": ["yes", 1],
     "workers.scratchSizeLimit": [0, "much", True],
     "workers.template": [5, [], "x"],
-    "memory.budget": ["63Mi", 1, "lots", 0, True],
+    "memory.budget": ["63Mi", 1, "lots", 0, True, "0%", "101%"],
+    "memory.throttleAt": [85, "1Gi", True],
+    "memory.resumeAt": [75, "0%", "x"],
+    "memory.abortAt": [0.95, "100", ""],
+    "memory.abortAfterSeconds": [0, "30s", 1.5],
     "dryRun": ["maybe", 2],
     "suspend": ["no", 0],
     "abort": ["no", 0],
@@ -390,7 +394,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(house: House, line: li
 
 
 def test_a_wrong_option_value_or_file_is_named(house: House, source: Path, tmp_path: Path) -> None:
-    for memory in ("63Mi", "lots"):
+    for memory in ("63Mi", "lots", "70%"):
         run = house.run(job(source, tmp_path / "out", output={"name": "all"}), memory=memory)
         assert run.code == EXIT_CODES[Reason.INVALID_SPEC]
         assert f"--memory {memory}" in run.error

@@ -13,7 +13,7 @@ from tests.support.running import House, contents, job
 SHUFFLED: dict[str, Any] = {"order": {"kind": "Shuffle", "seed": 3}, "output": {"shardCount": 5}}
 TEMPLATE = {
     "metadata": {"labels": {"team": "data"}},
-    "spec": {"nodeSelector": {"disk": "nvme"}, "resources": {"limits": {"memory": "1Mi"}}},
+    "spec": {"nodeSelector": {"disk": "nvme"}, "resources": {"limits": {"memory": "128Mi", "cpu": "1m"}}},
 }
 
 

@@ -83,7 +83,9 @@ def test_unknown_fields_are_named_first_and_all_problems_counted() -> None:
 
 
 def test_an_unknown_field_alone_is_refused() -> None:
-    assert refusal(job(memory={"later": 2})) == "spec.memory.later: is not a field; there are budget"
+    assert refusal(job(memory={"later": 2})) == (
+        "spec.memory.later: is not a field; there are budget, throttleAt, resumeAt, abortAt, abortAfterSeconds"
+    )
 
 
 def test_a_key_that_is_no_text_is_an_unknown_field() -> None:

@@ -95,6 +95,24 @@ def test_pods_stand_the_restricted_standard_and_have_no_token(job: dict[str, Any
     ]
 
 
+@pytest.mark.parametrize(
+    ("memory", "resources", "requested", "limit"),
+    [
+        (None, {}, "1024Mi", "1024Mi"),
+        ({"budget": "700Mi"}, {}, "1000Mi", "1000Mi"),
+        (None, {"limits": {"memory": "3Gi"}}, "3Gi", "3Gi"),
+        (None, {"requests": {"memory": "1Gi"}, "limits": {"memory": "3Gi"}}, "1Gi", "3Gi"),
+    ],
+)
+def test_scheduler_sets_aside_all_memory_that_a_pod_may_use_unless_the_template_says_less(
+    memory: dict[str, Any] | None, resources: dict[str, Any], requested: str, limit: str
+) -> None:
+    body = job_body(workers={"count": 2, "template": {"spec": {"resources": resources}}}, memory=memory)
+    (container,) = pod_of(workers(definition_of(body)))["containers"]
+    assert container["resources"]["requests"]["memory"] == requested
+    assert container["resources"]["limits"]["memory"] == limit
+
+
 def test_definition_is_what_a_rank_reads() -> None:
     config = manifests.definition_config_map(FULL, namespace="team")
     assert JobDefinition.model_validate_json(config["data"]["job.json"]) == FULL

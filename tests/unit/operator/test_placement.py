@@ -9,7 +9,7 @@ import pytest
 from dsort_api.podtemplate import PodTemplate
 from dsort_api.spec import DSortJobSpec, load_job
 from dsort_operator.nodes import count_nodes
-from dsort_operator.placement import memory_limit, missing_claims, pods_of, unsuitable
+from dsort_operator.placement import missing_claims, pods_of, unsuitable
 from dsort_operator.volumes import Mount, claims_of, mount_of, mounts_of
 from tests.support.worlds import job_body
 
@@ -31,21 +31,6 @@ def urls(read: str, write: str) -> dict[str, Any]:
 )
 def test_number_of_pods(workers: dict[str, Any], nodes: int | None, pods: int) -> None:
     assert pods_of(spec_of(workers=workers), nodes=nodes) == pods
-
-
-@pytest.mark.parametrize(
-    ("workers", "memory", "limit"),
-    [
-        ({"count": 1}, {"budget": "700Mi"}, "1000Mi"),
-        ({"count": 1, "lanes": 2}, {"budget": "700Mi"}, "2000Mi"),
-        ({"count": 1}, None, "732Mi"),
-        ({"count": 1, "template": {"spec": {"resources": {"limits": {"memory": "3Gi"}}}}}, None, "3Gi"),
-    ],
-)
-def test_memory_limit_leaves_room_above_the_budgets(
-    workers: dict[str, Any], memory: dict[str, Any] | None, limit: str
-) -> None:
-    assert memory_limit(spec_of(workers=workers, memory=memory)) == limit
 
 
 def test_url_is_a_mount() -> None:
@@ -130,11 +115,9 @@ def test_folders_of_nodes_must_be_allowed() -> None:
     assert (wrong or "").startswith("spec.input.url: this operator does not allow folders of nodes")
 
 
-def test_memory_limit_below_the_budgets_is_refused() -> None:
+def test_memory_limit_below_the_budget_is_refused() -> None:
     template = {"spec": {"resources": {"limits": {"memory": "1Gi"}}}}
-    fits = spec_of(workers={"count": 1, "lanes": 2, "template": template})
-    assert unsuitable(fits, pods=1, claims={"data": MANY}, allow_host_paths=False) is None
-    spec = spec_of(workers={"count": 1, "lanes": 3, "template": template})
+    spec = spec_of(workers={"count": 1, "template": template}, memory={"budget": "2Gi"})
     wrong = unsuitable(spec, pods=1, claims={"data": MANY}, allow_host_paths=False)
     assert (wrong or "").startswith("spec.workers.template.spec.resources.limits.memory: 1.00 GiB are less")
 
