@@ -104,6 +104,8 @@ class ControlGroup:
     """The sample with the most unreclaimable memory."""
     most: int = field(init=False, default=0)
     """The greatest usage, pages of files included, that the kernel has seen."""
+    most_in_sockets: int = field(init=False, default=0)
+    """Bytes in the buffers of sockets, in the sample with the most of them."""
     oom_kills: int = field(init=False, default=0)
     samples: int = field(init=False, default=0)
     _version: int = field(init=False)
@@ -179,6 +181,7 @@ class ControlGroup:
         while not self._over.wait(_SAMPLE_SECONDS):
             sample = self.sample()
             self.samples += 1
+            self.most_in_sockets = max(self.most_in_sockets, sample.sockets)
             if sample.unreclaimable > self.peak.unreclaimable:
                 self.peak = sample
 
