@@ -102,7 +102,13 @@ class AbnormalRank(_Part):
 class JobMemory(_Part):
     """What the operator has made of the memory of the job's pods."""
 
-    budget: int | None = Field(default=None, description="Bytes that a rank may use when it starts.")
+    budget: int | None = Field(
+        default=None,
+        description="Bytes that a rank may use when it starts, where pods were killed with more.",
+    )
+    budget_since: AwareDatetime | None = Field(
+        default=None, description="Ranks in pods that are older had more when they started."
+    )
     level: int = Field(
         default=0, description="Throttle level of the ranks: 0 is full speed, 4 the least of it."
     )
@@ -112,6 +118,7 @@ class JobMemory(_Part):
         description="Since when a pod has been above memory.abortAt at the highest level; not given when none is.",
     )
     oom_kills: int = Field(default=0, description="Pods of the job that were killed for want of memory.")
+    last_oom_kill: AwareDatetime | None = Field(default=None, description="When the last of them ended.")
     oom_killed: Annotated[list[str], Field(max_length=MOST_ABNORMAL_RANKS)] = Field(
         default_factory=list, description="The uids of the pods that were killed last; each counts once."
     )

@@ -65,6 +65,8 @@ class Board:
     ranks: dict[int, RankProcess] = field(default_factory=dict)
     peers: PeerTable | None = None
     stop: Stop | None = None
+    throttle_level: int = 0
+    """Full speed: a rank on this machine watches its memory by itself."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _warned: set[str] = field(default_factory=set)
 

@@ -99,7 +99,8 @@ class Plan:
     """What to do now, in this order, and nothing after an action that the API server refused; then the status, once, if it
     is not as it was; then the events.
 
-    stop: the order for every rank, once there is one. wake_after: seconds after which the same world gives another plan; 0.0
+    stop: the order for every rank, once there is one. throttle_level: for every rank, too. memory_budget: bytes, for ranks that
+    start; None is what the spec comes to. wake_after: seconds after which the same world gives another plan; 0.0
     means at once (after the status was written), None means never. active: whether the finalizer must stay; where it is
     False and the DSortJob is not being deleted, `wake_after` alone says when to look again.
     """
@@ -108,6 +109,8 @@ class Plan:
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     stop: Stop | None = None
+    throttle_level: int = 0
+    memory_budget: int | None = None
     wake_after: float | None = None
     active: bool = True
 
@@ -122,6 +125,8 @@ class PlanSettings:
     """Whether each job gets a NetworkPolicy."""
     progress_seconds: float = 3.0
     """Mere progress is written no more often than this."""
+    throttle_seconds: float = 5.0
+    """A step of the throttle level is given this long to work before the next one."""
     silence_seconds: float = 30.0
     """A rank that said nothing for so long is ready only if its pod is."""
     lost_node_seconds: float = 60.0

@@ -77,7 +77,7 @@ class WorkerPod:
     """A worker pod. `index` is its completion index, `exit_code` None until its container has ended.
 
     `deleted` is the deletionTimestamp. `waiting_*` is why its container does not start, `ended_*` why Kubernetes ended the
-    pod as a whole: Evicted and the like.
+    pod as a whole: Evicted and the like. `ended` is when its container did.
     """
 
     name: str
@@ -98,6 +98,7 @@ class WorkerPod:
     ended_reason: str = ""
     ended_message: str = ""
     created: datetime | None = None
+    ended: datetime | None = None
 
     @classmethod
     def of(cls, body: Body) -> Self:
@@ -132,6 +133,7 @@ class WorkerPod:
             ended_reason=status.get("reason") or "",
             ended_message=status.get("message") or "",
             created=time_of(metadata.get("creationTimestamp")),
+            ended=time_of(terminated.get("finishedAt")),
         )
 
     @property

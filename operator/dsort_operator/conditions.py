@@ -32,6 +32,7 @@ class Why(StrEnum):
     STOPPING = "Stopping"
     ENDED = "Ended"
     # Throttled
+    MEMORY_PRESSURE = "MemoryPressure"
     NOT_THROTTLED = "NotThrottled"
     # Complete
     PUBLISHED = "Published"

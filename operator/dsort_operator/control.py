@@ -38,6 +38,10 @@ class Wishes(Protocol):
         """Bytes a rank may use."""
 
     @property
+    def throttle_level(self) -> int:
+        """How far ranks are held back."""
+
+    @property
     def stop(self) -> Stop | None:
         """The order to stop, once there is one."""
 
@@ -153,6 +157,7 @@ class Link:
             epoch=observed.epoch if observed else "",
             peers=peers,
             memory_budget=wishes.memory_budget,
+            throttle_level=wishes.throttle_level,
             stop=wishes.stop,
             seen=observed.version if observed else 0,
             wait_seconds=wait_seconds if observed else 0.0,

@@ -8,9 +8,10 @@ from dsort_api.labels import QUEUE_LABEL
 from dsort_api.messages import JobDefinition, Phase, Stop
 from dsort_api.reasons import Reason
 from dsort_api.spec import DSortJobSpec
-from dsort_api.status import ConditionType
+from dsort_api.status import ConditionType, JobMemory
 from dsort_operator.actions import Action, Event, PlanSettings
 from dsort_operator.conditions import Conditions, Why
+from dsort_operator.memory_sight import memory_sight
 from dsort_operator.progress import figures
 from dsort_operator.readiness import readiness
 from dsort_operator.world import World
@@ -29,9 +30,11 @@ class Draft:
         self.actions: list[Action] = []
         self.notes: list[Event] = []
         self.stop: Stop | None = None
+        self.memory: JobMemory | None = world.status.memory
         self.active = True
         self._wakes: list[float] = []
         self.readiness = readiness(world, lanes=self.lanes, silence=settings.silence_seconds)
+        self.sight = memory_sight(world, lanes=self.lanes, silence=settings.silence_seconds)
         self.figures = figures(
             world.reports, ranks=self.ranks, dry_run=self.dry_run, before=world.status, started=self.started
         )
@@ -138,4 +141,13 @@ class Draft:
         self.not_ready(Why.ENDED, says)
         if self.conditions.holds(ConditionType.SUSPENDED):
             self.conditions.set(ConditionType.SUSPENDED, Why.ENDED, says, holds=False)
+        self.not_throttled(Why.ENDED, says)
         self.conditions.set(kind, reason, message, holds=True)
+
+    def not_throttled(self, why: Why, message: str) -> None:
+        """No pod is to run, so none is held back."""
+        if self.memory is not None and (self.memory.level or self.memory.above_abort_since):
+            none = {"level": 0, "level_since": self.stamp, "above_abort_since": None}
+            self.memory = self.memory.model_copy(update=none)
+        if self.conditions.holds(ConditionType.THROTTLED):
+            self.conditions.set(ConditionType.THROTTLED, why, message, holds=False)

@@ -111,10 +111,21 @@ def _verdict(world: World, workers: WorkersJob) -> Failure:
         return Failure(reason=reason, message=one_line(workers.failed_message))
     if workers.failed_reason == Reason.DEADLINE_EXCEEDED:
         return Failure(reason=Reason.DEADLINE_EXCEEDED, message=one_line(workers.failed_message))
-    failed = [pod for pod in newest(world.pods).values() if pod.phase == "Failed"]
-    how = end_of(failed[0]).message if failed else one_line(workers.failed_message)
+    last = _last_failed(world.pods)
+    how = end_of(last).message if last is not None else one_line(workers.failed_message)
     limit = f" ({world.definition.spec.backoff_limit})" if world.definition is not None else ""
+    starved = last is not None and last.oom_killed
     return Failure(
-        reason=Reason.BACKOFF_LIMIT_EXCEEDED,
+        reason=Reason.MEMORY_LIMIT_EXCEEDED if starved else Reason.BACKOFF_LIMIT_EXCEEDED,
         message=f"{how.rstrip('.') or workers.failed_reason}; the restarts of spec.backoffLimit{limit} are used up",
+    )
+
+
+def _last_failed(pods: Iterable[WorkerPod]) -> WorkerPod | None:
+    """Of the pods that failed, and were not told to end, the one that did so last."""
+    failed = (
+        pod for pod in newest(pods).values() if pod.phase == "Failed" and pod.exit_code != EXIT_TERMINATED
+    )
+    return max(
+        failed, key=lambda pod: (pod.ended.timestamp() if pod.ended else 0.0, -pod.index), default=None
     )

@@ -20,6 +20,7 @@ from dsort_api.labels import CONTROL_PORT
 from dsort_api.messages import JobDefinition, Observed, Peer, PeerTable, Phase, Progress, Stop
 from dsort_operator.children import WorkerPod
 from dsort_operator.control import ControlClient, Link
+from dsort_operator.memory_policy import Marks
 from dsort_operator.world import Report
 
 _LEAST_HOLD: Final = 2.0
@@ -79,6 +80,8 @@ class JobControl:
         self.peers: PeerTable | None = None
         self.stop: Stop | None = None
         self.memory_budget = 0
+        self.throttle_level = 0
+        self._marks: Marks | None = None
         self._load = load
         self._wake = wake
         self._moved = moved
@@ -106,10 +109,18 @@ class JobControl:
         return self._load.hold_seconds
 
     async def steer(
-        self, pods: Iterable[WorkerPod], *, definition: JobDefinition, token: str, stop: Stop | None
+        self,
+        pods: Iterable[WorkerPod],
+        *,
+        definition: JobDefinition,
+        token: str,
+        stop: Stop | None,
+        throttle_level: int = 0,
+        memory_budget: int | None = None,
     ) -> None:
-        """Talk to the ranks in these pods from now on, and want this of them."""
-        self.memory_budget = rank_budget(definition.spec)
+        """Talk to the ranks in these pods from now on, and want this of them. memory_budget: None is what the spec comes to."""
+        self.memory_budget = rank_budget(definition.spec) if memory_budget is None else memory_budget
+        self._marks = Marks.of(definition.spec.memory)
         self._count = definition.ranks
         current = {pod.index: pod for pod in sorted(pods, key=_age) if pod.index >= 0}
         for index, pod in current.items():
@@ -122,8 +133,8 @@ class JobControl:
                     await self._meet(rank, pod, lane, token)
         for rank in [rank for rank in self._ranks if rank // definition.lanes not in current]:
             self._ranks[rank].link.over = True  # its last words are kept until another pod has the rank
-        if stop != self.stop:
-            self.stop = stop
+        if (stop, throttle_level) != (self.stop, self.throttle_level):
+            self.stop, self.throttle_level = stop, throttle_level
             self._tell_all()
 
     def reports(self) -> dict[int, Report]:
@@ -182,7 +193,7 @@ class JobControl:
         before, one.observed = one.observed, observed
         one.heard, one.refused = self._clock(), ""
         self._measure(one, before, observed)
-        if before is None or _gist(before) != _gist(observed):
+        if before is None or _gist(before, self._marks) != _gist(observed, self._marks):
             self._renew_peers()
             self._wake()
 
@@ -229,5 +240,7 @@ def _age(pod: WorkerPod) -> tuple[bool, float, str]:
     return _runs(pod), pod.created.timestamp() if pod.created else 0.0, pod.uid
 
 
-def _gist(observed: Observed) -> tuple[object, ...]:
-    return observed.epoch, observed.phase, observed.data_url, observed.failure, observed.outcome
+def _gist(observed: Observed, marks: Marks | None) -> tuple[object, ...]:
+    memory = observed.memory
+    band = marks.band(100 * memory.unreclaimable / memory.limit) if marks and memory.limit else None
+    return observed.epoch, observed.phase, observed.data_url, observed.failure, observed.outcome, band

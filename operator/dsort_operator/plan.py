@@ -31,6 +31,7 @@ from dsort_operator.ending import end_workers, fail, give_up_lost, leave
 from dsort_operator.failure import lasting_failure
 from dsort_operator.placement import missing_claims, pods_of, unsuitable
 from dsort_operator.summary import has_ended, status_of
+from dsort_operator.throttling import memory_failure, note_kills, throttle
 from dsort_operator.world import World
 
 
@@ -39,6 +40,8 @@ def plan(world: World, *, now: datetime, settings: PlanSettings) -> Plan:
     if world.managed_by not in {"", MANAGED_BY}:
         return Plan(status=world.status, active=False)
     draft = Draft(world, now=now, settings=settings)
+    if not has_ended(world.status):
+        note_kills(draft)
     _decide(draft)
     give_up_lost(draft)
     status = status_of(draft)
@@ -47,6 +50,8 @@ def plan(world: World, *, now: datetime, settings: PlanSettings) -> Plan:
         actions=tuple(draft.actions),
         events=(*events_of(world.status.conditions, status.conditions), *draft.notes),
         stop=draft.stop,
+        throttle_level=draft.memory.level if draft.memory is not None else 0,
+        memory_budget=draft.memory.budget if draft.memory is not None else None,
         wake_after=draft.wake_after,
         active=draft.active,
     )
@@ -100,7 +105,7 @@ def _failure(draft: Draft) -> Failure | None:
             reason=Reason.DEADLINE_EXCEEDED,
             message=f"spec.activeDeadlineSeconds ({spec.active_deadline_seconds}) are over",
         )
-    return lasting_failure(world) or _unsuitable(draft, spec)
+    return lasting_failure(world) or memory_failure(draft, spec) or _unsuitable(draft, spec)
 
 
 def _unsuitable(draft: Draft, spec: DSortJobSpec) -> Failure | None:
@@ -169,6 +174,7 @@ def _hold(draft: Draft) -> None:
     """Suspended: no pods. Before its start a job has no children either."""
     draft.conditions.set(ConditionType.SUSPENDED, Why.SUSPENDED, "spec.suspend is true", holds=True)
     draft.not_ready(Why.SUSPENDED, "the job is suspended")
+    draft.not_throttled(Why.NOT_THROTTLED, "the job is suspended")
     end_workers(draft)
 
 
@@ -179,6 +185,8 @@ def _go_on(draft: Draft, spec: DSortJobSpec) -> None:
         draft.conditions.set(ConditionType.SUSPENDED, Why.QUEUED, queued, holds=True)
     else:
         draft.not_suspended()
+    if workers is None or workers.deleting or workers.suspended:
+        draft.not_throttled(Why.NOT_THROTTLED, "no pod is to run")
     if workers is None:
         _start(draft, spec)
     elif workers.deleting:
@@ -242,9 +250,7 @@ def _pods(draft: Draft, spec: DSortJobSpec) -> int:
 
 
 def _run(draft: Draft, spec: DSortJobSpec, workers: WorkersJob) -> None:
-    draft.conditions.set(
-        ConditionType.THROTTLED, Why.NOT_THROTTLED, "no rank is short of memory", holds=False
-    )
+    throttle(draft, spec)
     draft.wake(draft.settings.progress_seconds)
     ready, ranks = draft.readiness.ready, draft.ranks
     if ready >= ranks:

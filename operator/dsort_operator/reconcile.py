@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import Any, Final, assert_never
 
 from dsort_api.labels import FINALIZER, GROUP
-from dsort_api.reasons import Reason
 from dsort_api.spec import VERSION
 from dsort_api.status import load_status
 from dsort_operator import actions as act
@@ -106,7 +105,14 @@ class Reconciler:
         if token is None:
             log.warning("the Secret with the job's token is gone: its ranks cannot be reached")
             return
-        await self.control.steer(world.pods, definition=definition, token=token, stop=wanted.stop)
+        await self.control.steer(
+            world.pods,
+            definition=definition,
+            token=token,
+            stop=wanted.stop,
+            throttle_level=wanted.throttle_level,
+            memory_budget=wanted.memory_budget,
+        )
 
     async def _carry_out(self, action: act.Action, world: World) -> bool:
         """Whether it is done; False when the API server denies it for good."""
@@ -198,8 +204,7 @@ class Reconciler:
             return
         status = wanted.status.model_dump(mode="json", by_alias=True, exclude_none=True)
         await self._apply({**_about(job), "status": status}, subresource="status")
-        if _is_aborted(wanted) and not _is_aborted(world):
-            self.metrics.aborts.inc()
+        self.metrics.count(world.status, wanted.status)
 
     async def _apply(self, body: dict[str, Any], *, subresource: str = "") -> None:
         metadata = body["metadata"]
@@ -260,10 +265,3 @@ def _about(job: Body) -> dict[str, Any]:
         "kind": "DSortJob",
         "metadata": {name: metadata[name] for name in ("name", "namespace", "uid")},
     }
-
-
-def _is_aborted(of: World | act.Plan) -> bool:
-    return any(
-        one.type == "Failed" and one.status == "True" and one.reason == Reason.ABORTED
-        for one in of.status.conditions
-    )

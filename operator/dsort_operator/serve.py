@@ -39,7 +39,7 @@ async def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):  # until kopf takes them over
         loop.add_signal_handler(number, stop.set)
     sight, watches = Sight(), Watches()
-    probes = Probes(watches, Metrics(sight.states), waiting=settings.leader_election)
+    probes = Probes(watches, Metrics(sight.states, sight.levels), waiting=settings.leader_election)
     code = 0
     async with (
         Kube(configuration) as kube,

@@ -60,6 +60,16 @@ class Sight:
                 counts[state] = counts.get(state, 0) + 1
         return counts
 
+    def levels(self) -> Mapping[int, int]:
+        """How many DSortJobs there are, by throttle level."""
+        counts: dict[int, int] = {}
+        for uid in self.jobs:
+            body = self.of(uid).job
+            if body is not None and is_ours(body):
+                level = part(part(body, "status"), "memory").get("level") or 0
+                counts[level] = counts.get(level, 0) + 1
+        return counts
+
 
 class JobSight:
     """What is known of one DSortJob."""

@@ -69,6 +69,7 @@ def _status(draft: Draft) -> DSortJobStatus:
         rate=numbers.rate,
         seed=(spec.order.seed or 0) if spec and spec.order.kind is OrderKind.SHUFFLE else None,
         plan=numbers.plan,
+        memory=draft.memory,
         manifest=_manifest(draft) if complete and not draft.dry_run else None,
         abnormal_ranks=[] if complete else list(draft.readiness.abnormal),
         start_time=start,

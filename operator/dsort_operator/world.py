@@ -38,7 +38,9 @@ class World:
 
     job is None when its spec does not load, and problem says why. definition is what the ConfigMap holds. nodes: how many
     schedulable nodes match the template (`nodes.count_nodes`); None when nobody looked. claims: the access modes of
-    each claim that the job names (`volumes.claims_of`), None for one that is not there. lost_nodes: since when each node of these pods is not Ready. reports, refused: by rank; the latter is why a rank
+    each claim that the job names (`volumes.claims_of`), None for one that is not there. lost_nodes: since when each node of these pods is not Ready.
+    short_nodes: those of them that are short of memory. measured: working set and memory limit of pods that do not answer, as the
+    cluster measures them, by uid. reports, refused: by rank; the latter is why a rank
     does not take this operator's requests. denied: what the API server said to an action that it refused for good (403,
     422), by the action's class name. written: when the status was written last.
     """
@@ -63,6 +65,8 @@ class World:
     cleanup: CleanupJob | None = None
     nodes: int | None = None
     lost_nodes: Mapping[str, datetime] = field(default_factory=dict)
+    short_nodes: frozenset[str] = frozenset()
+    measured: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     claims: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
     reports: Mapping[int, Report] = field(default_factory=dict)
     refused: Mapping[int, str] = field(default_factory=dict)

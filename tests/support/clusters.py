@@ -32,7 +32,7 @@ from dsort_operator.children import CleanupJob, WorkerPod, WorkersJob
 from dsort_operator.failure import ANOTHER_TRY
 from dsort_operator.plan import plan
 from dsort_operator.world import Report, World
-from tests.support.worlds import SHARED, T0, job_body, planned, report, stored
+from tests.support.worlds import SHARED, T0, filled, job_body, planned, report, stored
 
 LASTING: Final = frozenset(code for reason, code in EXIT_CODES.items() if reason not in ANOTHER_TRY)
 SETTINGS: Final = PlanSettings()
@@ -358,7 +358,13 @@ class Cluster:
         """The running pod of an index fails."""
         self.pods = [
             replace(
-                pod, phase="Failed", ready=False, exit_code=code, termination_message=said, oom_killed=oom
+                pod,
+                phase="Failed",
+                ready=False,
+                exit_code=code,
+                termination_message=said,
+                oom_killed=oom,
+                ended=self.now,
             )
             if pod.index == index and pod in self.running()
             else pod
@@ -372,6 +378,12 @@ class Cluster:
                 self.reports[rank] = report(
                     rank, phase, pod=pod.uid, bytes_done=done, bytes_total=100, records_done=done
                 )
+
+    def fill(self, rank: int, percent: float, **more: Any) -> None:
+        """A rank in a running pod says how much of the pod's memory is used."""
+        for pod in self.running():
+            if pod.index == rank:
+                self.reports[rank] = report(rank, pod=pod.uid, memory=filled(percent, **more))
 
     def publish(self) -> None:
         """All ranks are up, and the result becomes durable."""

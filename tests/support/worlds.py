@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any, Final
 
 from dsort_api.manifest import Counts
 from dsort_api.messages import (
     Failure,
     JobDefinition,
+    Memory,
     Observed,
     Outcome,
     Phase,
@@ -111,6 +113,7 @@ def report(
     past: Mapping[Phase, Progress] | None = None,
     failure: Failure | None = None,
     outcome: Outcome | None = None,
+    memory: Memory | None = None,
     **progress: int,
 ) -> Report:
     """What a rank said from the pod of that index."""
@@ -120,6 +123,7 @@ def report(
         version=1,
         phase=phase,
         progress=Progress(**progress),
+        memory=memory or Memory(),
         failure=failure,
         outcome=outcome,
     )
@@ -131,6 +135,11 @@ def report(
 def failure(reason: Reason = Reason.CORRUPT_SHARD, message: str = "shard a.tar: no header") -> Failure:
     """A failure that another try would meet again."""
     return Failure(reason=reason, message=message)
+
+
+def filled(percent: float, **more: Any) -> Memory:
+    """The memory of a pod of 1 GiB that is used so far."""
+    return Memory(source="cgroup2", limit=1 << 30, unreclaimable=ceil(percent * (1 << 30) / 100), **more)
 
 
 def planned(*shards: tuple[str, int, int]) -> Outcome:

@@ -105,10 +105,22 @@ def policy(code: int) -> WorkersJob:
                 failed_pod(0, oom_killed=True, exit_code=137),
                 workers=workers_job(failed_reason="MaxFailedIndexesExceeded", failed_message="too many."),
             ),
-            Reason.BACKOFF_LIMIT_EXCEEDED,
+            Reason.MEMORY_LIMIT_EXCEEDED,
             "pod shuffle-1-0-x was OOMKilled: it needed more than its memory limit; raise the limit, or lower "
             "spec.memory.budget; the restarts of spec.backoffLimit (6) are used up",
-            id="tries are used up",
+            id="tries are used up, the last for want of memory",
+        ),
+        pytest.param(
+            world(
+                failed_pod(0, oom_killed=True, exit_code=137, ended=T0),
+                failed_pod(1, exit_code=1, ended=T0 + timedelta(seconds=1)),
+                failed_pod(2, exit_code=143, ended=T0 + timedelta(seconds=2)),
+                workers=workers_job(failed_reason="MaxFailedIndexesExceeded"),
+            ),
+            Reason.BACKOFF_LIMIT_EXCEEDED,
+            "pod shuffle-1-1-x ended with exit code 1 and left no message; see its log; the restarts of "
+            "spec.backoffLimit (6) are used up",
+            id="tries are used up by a pod that failed after the one that was killed",
         ),
         pytest.param(
             replace(world(workers=workers_job(failed_reason="MaxFailedIndexesExceeded")), definition=None),

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
+from dsort_api.budgets import rank_budget
 from dsort_api.labels import CONTROL_PORT
-from dsort_api.messages import Desired, JobDefinition, Observed, PeerTable, Phase, Progress, Stop
+from dsort_api.messages import Desired, JobDefinition, Memory, Observed, PeerTable, Phase, Progress, Stop
 from dsort_api.reasons import Reason
 from dsort_api.spec import load_job
 from dsort_operator.children import WorkerPod
 from dsort_operator.jobcontrol import JobControl, Load
 from tests.support.running import job
 from tests.support.waiting import until
+from tests.support.worlds import filled
 
 SPEC = load_job(job("file:///in", "file:///out", output={"shardCount": 1}), strict=True).spec
 TOKEN = "secret"
@@ -37,6 +39,9 @@ class Rank:
     peers: PeerTable | None = None
     stop: Stop | None = None
     refuse: int = 0
+    memory: Memory = field(default_factory=Memory)
+    told: list[tuple[int, int]] = field(default_factory=list)
+    """Throttle level and budget, of each request."""
     ip: str = field(default_factory=lambda: f"127.{random.randrange(100, 250)}.{random.randrange(256)}.1")
 
     def pod(self, **more: object) -> WorkerPod:
@@ -57,6 +62,7 @@ class Rank:
         if desired.peers is not None:
             self.peers, self.peers_version = desired.peers, desired.peers.version
         self.stop = desired.stop or self.stop
+        self.told.append((desired.throttle_level, desired.memory_budget))
         observed = Observed(
             epoch=self.epoch,
             rank=self.rank,
@@ -65,6 +71,7 @@ class Rank:
             phase=self.phase,
             peers_version=self.peers_version,
             progress=Progress(bytes_done=self.done, bytes_received=self.moved),
+            memory=self.memory,
         )
         return web.Response(text=observed.model_dump_json())
 
@@ -85,9 +92,18 @@ class Room:
     def _move(self, size: int) -> None:
         self.moved += size
 
-    async def steer(self, *pods: WorkerPod, ranks: int = 2, stop: Stop | None = None) -> None:
+    async def steer(
+        self,
+        *pods: WorkerPod,
+        ranks: int = 2,
+        stop: Stop | None = None,
+        level: int = 0,
+        budget: int | None = None,
+    ) -> None:
         definition = JobDefinition(id="u", name="n", spec=SPEC, ranks=ranks)
-        await self.control.steer(pods, definition=definition, token=TOKEN, stop=stop)
+        await self.control.steer(
+            pods, definition=definition, token=TOKEN, stop=stop, throttle_level=level, memory_budget=budget
+        )
 
 
 @asynccontextmanager
@@ -154,6 +170,37 @@ async def test_an_order_to_stop_reaches_every_rank() -> None:
         await until(lambda: len(here.control.reports()) == 2)
         await here.steer(first.pod(), second.pod(), stop=stop)
         await until(lambda: first.stop == second.stop == stop)
+
+
+@pytest.mark.asyncio
+async def test_level_and_budget_reach_every_rank() -> None:
+    first, second = Rank(0, "a"), Rank(1, "b")
+    planned = rank_budget(SPEC)
+    async with room(first, second) as here:
+        await here.steer(first.pod(), second.pod())
+        await until(lambda: len(here.control.reports()) == 2)
+        assert set(first.told) == {(0, planned)}
+        await here.steer(first.pod(), second.pod(), level=3)
+        await until(lambda: first.told[-1] == second.told[-1] == (3, planned))
+        await here.steer(first.pod(), second.pod(), level=2, budget=99)
+        await until(lambda: first.told[-1] == second.told[-1] == (2, 99))
+
+
+@pytest.mark.asyncio
+async def test_memory_wakes_where_it_passes_a_mark() -> None:
+    rank = Rank(0, "a", memory=filled(60))
+    async with room(rank) as here:
+        await here.steer(rank.pod(), ranks=1)
+        await until(lambda: rank.peers is not None)
+        for version, (percent, wakes) in enumerate([(74, 0), (76, 1), (84, 0), (86, 1), (99, 0), (10, 1)], 2):
+            before = here.wakes
+            rank.version, rank.memory = version, filled(percent)
+
+            def heard(percent: float = percent) -> bool:
+                return here.control.reports()[0].observed.memory == filled(percent)
+
+            await until(heard)
+            assert here.wakes == before + wakes, percent
 
 
 @pytest.mark.asyncio

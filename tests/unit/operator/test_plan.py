@@ -313,7 +313,7 @@ def test_used_up_tries_name_the_pod_that_used_them_up() -> None:
         cluster.fail_pod(1, code=137, oom=True)
         turn(cluster, 2)
     target = condition(cluster, "FailureTarget")
-    assert target.reason == "BackoffLimitExceeded"
+    assert target.reason == "MemoryLimitExceeded"
     assert "OOMKilled" in target.message
     assert "pod job-1-1-" in target.message
     assert "spec.backoffLimit (1)" in target.message

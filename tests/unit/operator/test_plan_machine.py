@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -12,10 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from dsort_api.labels import MANAGED_BY, QUEUE_LABEL
 from dsort_api.messages import Phase
-from dsort_api.status import Condition, ConditionType, DSortJobStatus, State
+from dsort_api.spec import LEAST_BUDGET
+from dsort_api.status import Condition, ConditionType, DSortJobStatus, JobMemory, State
 from dsort_operator.conditions import Why
 from dsort_operator.world import World
-from tests.support.clusters import Cluster
+from tests.support.clusters import SETTINGS, Cluster
 from tests.support.worlds import job_body
 
 INDEXES = st.sampled_from([0, 1])
@@ -215,6 +216,11 @@ class JobMachine(RuleBasedStateMachine):
         self.cluster.report(index, phase, done=done)
 
     @precondition(lambda self: self.cluster.running())
+    @rule(index=INDEXES, percent=st.sampled_from([10, 80, 90, 99]))
+    def fill(self, index: int, percent: int) -> None:
+        self.cluster.fill(index, percent)
+
+    @precondition(lambda self: self.cluster.running())
     @rule()
     def publish(self) -> None:
         self.cluster.publish()
@@ -231,6 +237,7 @@ class JobMachine(RuleBasedStateMachine):
     def holds(self) -> None:
         for status in self.cluster.history:
             self.ended_is_ended(status)
+            self.throttles_step_by_step(status)
             self.moves_forward(status)
         self.cluster.history.clear()
         self.one_pod_a_rank()
@@ -267,6 +274,20 @@ class JobMachine(RuleBasedStateMachine):
             kept = conditions(now)[ConditionType.FAILURE_TARGET]
             assert kept.status == "False" or (kept.reason, kept.message) == (target.reason, target.message)
         self.last = now
+
+    def throttles_step_by_step(self, now: DSortJobStatus) -> None:
+        was, memory = self.last.memory or JobMemory(), now.memory or JobMemory()
+        throttled = conditions(now).get(ConditionType.THROTTLED)
+        assert (memory.level > 0) == (throttled is not None and throttled.status == "True")
+        assert memory.oom_kills >= was.oom_kills
+        assert memory.budget is None or LEAST_BUDGET <= memory.budget <= (was.budget or memory.budget)
+        if memory.level and memory.level != was.level:
+            assert abs(memory.level - was.level) == 1
+            assert memory.level_since is not None
+            waited = memory.level_since - (was.level_since or datetime.min.replace(tzinfo=UTC))
+            assert waited.total_seconds() >= SETTINGS.throttle_seconds - 1
+        if self.ended is not None:
+            assert memory.level == 0
 
     def one_pod_a_rank(self) -> None:
         live = [pod.index for pod in self.cluster.pods if pod.live]
