@@ -13,29 +13,28 @@ Exit code 1 when a bound of benchmarks/bounds.yaml does not hold.
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import resource
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from typing import IO, Any, Final
-from urllib.parse import urlsplit
 
 import numpy as np
 import yaml
 
-from dsort_api.messages import PROTOCOL, Desired, JobDefinition, Observed, Peer, PeerTable, Phase
+from benchmarks.ranks import TOKEN, drive
+from dsort_api.messages import PROTOCOL, JobDefinition
 from dsort_api.spec import load_job
 from dsort_worker.main import RankSettings, run_rank
 from dsort_worker.order import mix_array
 from dsort_worker.tarscan import ScanCounts, ShardIndex
 
 _BOUNDS: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bounds.yaml")
-_TOKEN: Final = "metadata-scale"
+_BUDGET: Final = 512 << 20
+"""Bytes of each rank."""
 _SHARD_RECORDS: Final = 10_000
 _BLOCKS: Final = 10
 """512-byte blocks of each record: two small members."""
@@ -128,7 +127,7 @@ def _as_rank(options: argparse.Namespace) -> int:
         return _synthetic_index(ordinal, count=count, with_keys=with_keys)
 
     settings = RankSettings(
-        rank=options.as_rank, job=job, token=_TOKEN, scratch=options.scratch, indexer=index
+        rank=options.as_rank, job=job, token=TOKEN, scratch=options.scratch, indexer=index
     )
     code = run_rank(settings, on_ready=lambda url: print(url, flush=True))
     with open("/proc/self/status", encoding="ascii") as lines:
@@ -170,37 +169,13 @@ def _keys(place: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dty
 
 
 def _drive(processes: list[subprocess.Popen[str]]) -> Planned:
-    urls = [_line(process.stdout) for process in processes]
-    start = time.perf_counter()
-    seen = [
-        _exchange(url, Desired(protocol=PROTOCOL, epoch="", peers=None, **_order(0, 0.0))) for url in urls
-    ]
-    while not all(one.data_url for one in seen):
-        seen = [_next(url, one, table=None) for url, one in zip(urls, seen, strict=True)]
-    table = PeerTable(
-        version=1, peers=[Peer(rank=one.rank, url=one.data_url, epoch=one.epoch) for one in seen]
-    )
-    phases: dict[str, float] = {}
-    last = start
-    while not all(one.phase is Phase.COMPLETE for one in seen):
-        before = seen[0].phase
-        seen = [
-            one if one.phase is Phase.COMPLETE else _next(url, one, table=table)
-            for url, one in zip(urls, seen, strict=True)
-        ]
-        now = time.perf_counter()
-        phases[before.value] = phases.get(before.value, 0.0) + now - last
-        last = now
-        for one in seen:
-            if one.phase in {Phase.FAILED, Phase.STOPPED}:
-                raise SystemExit(f"rank {one.rank}: {one.failure}")
-    seconds = time.perf_counter() - start
+    driven = drive([_line(process.stdout) for process in processes], budget=_BUDGET)
     ends = [_line(process.stdout).split() for process in processes]
     return Planned(
-        seconds,
+        driven.seconds,
         peaks=tuple(int(peak) for peak, _ in ends),
         processor_seconds=sum(float(processor) for _, processor in ends),
-        phases=phases,
+        phases=driven.phases,
     )
 
 
@@ -210,32 +185,6 @@ def _line(stream: IO[str] | None) -> str:
     if not line:
         raise SystemExit("a rank ended before its time")
     return line
-
-
-def _order(seen: int, wait: float) -> dict[str, Any]:
-    return {"memory_budget": 512 * 2**20, "stop": None, "seen": seen, "wait_seconds": wait}
-
-
-def _next(url: str, one: Observed, *, table: PeerTable | None) -> Observed:
-    wanted = table if table is not None and one.peers_version < table.version else None
-    order = _order(one.version, 0.05)
-    return _exchange(url, Desired(protocol=PROTOCOL, epoch=one.epoch, peers=wanted, **order))
-
-
-def _exchange(url: str, desired: Desired) -> Observed:
-    address = urlsplit(url)
-    assert address.hostname is not None
-    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
-    try:
-        headers = {"Authorization": f"Bearer {_TOKEN}", "Content-Type": "application/json"}
-        connection.request("PUT", "/v1/control", desired.model_dump_json(by_alias=True), headers)
-        response = connection.getresponse()
-        body = response.read()
-        if response.status != http.client.OK:
-            raise SystemExit(f"control: {response.status} {body.decode(errors='replace')}")
-        return Observed.model_validate_json(body)
-    finally:
-        connection.close()
 
 
 def main() -> int:
