@@ -30,9 +30,14 @@ def fail(draft: Draft) -> None:
 
 
 def leave(draft: Draft) -> None:
-    """The DSortJob was deleted without a result: go when nothing is left of it."""
-    draft.order_stop(Reason.ABORTED, "the DSortJob was deleted")
-    draft.not_ready(Why.STOPPING, "the DSortJob was deleted")
+    """The DSortJob was deleted without a result, or its namespace is: go when nothing is left of it."""
+    why = (
+        "the DSortJob was deleted"
+        if draft.world.deleting
+        else "the namespace of the DSortJob is being deleted"
+    )
+    draft.order_stop(Reason.ABORTED, why)
+    draft.not_ready(Why.STOPPING, why)
     if not draft.started or draft.dry_run:
         draft.active = False
     elif draft.world.namespace_deleting:
@@ -56,6 +61,19 @@ def end_workers(draft: Draft) -> None:
         draft.act(DeleteWorkers(uid=workers.uid))
     elif not workers.suspended:
         draft.act(SuspendWorkers(suspended=True))
+
+
+def give_way(draft: Draft) -> None:
+    """In a namespace that is being deleted, delete the Job, and hold nothing. Kubernetes deletes the pods first, and the Job
+    controller lets go of a pod that failed only when it has made another in its place (KEP-3850), which is forbidden there:
+    left alone, each would wait for the other for ever. And what the operator may do there is deleted before the DSortJobs.
+    """
+    if not draft.world.namespace_deleting:
+        return
+    draft.active = False
+    workers = draft.world.workers
+    if workers is not None and not workers.deleting:
+        draft.act(DeleteWorkers(uid=workers.uid))
 
 
 def give_up_lost(draft: Draft) -> None:

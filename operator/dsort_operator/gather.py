@@ -59,6 +59,7 @@ class Gatherer:
         metadata = part(job, "metadata")
         name, uid = metadata["name"], metadata["uid"]
         await self._resync(metadata["namespace"])
+        await self._look_at_namespace(metadata["namespace"])
         world = World.of(
             job,
             workers=self.sight.workload(base_name(name, uid=uid)),
@@ -93,6 +94,20 @@ class Gatherer:
             self.sight.listed(pods=pods, workloads=jobs, known=known)
         self._listed = self.clock()
         self.denied.clear()  # rights and quotas change
+
+    async def _look_at_namespace(self, namespace: str) -> None:
+        """Where somebody ends pods it may be the namespace that goes; nothing else tells of it while there are pods."""
+        ending = (pod for pod in self.sight.pods if part(pod, "metadata").get("deletionTimestamp"))
+        if self.namespace_ending or not any(map(_is_worker, ending)):
+            return
+        try:
+            body = await self.kube.get(f"{CORE}/namespaces/{namespace}")
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            log.warning("whether namespace %s is being deleted cannot be seen: %s", namespace, error)
+            return
+        self.namespace_ending = body is None or "deletionTimestamp" in part(body, "metadata")
 
     def absorb(self, body: Body) -> None:
         """A ConfigMap or a Secret of the job as the API server has it; neither ever changes."""

@@ -12,6 +12,7 @@ What the operator may do, and why (`dsort operator` needs these rights and no ot
 | (core) | pods/status | patch | giving up the pod of a lost node |
 | (core) | configmaps, secrets | get, create | the definition and the token of a job |
 | (core) | persistentvolumeclaims | get | access modes |
+| (core) | namespaces | get | whether pods end because their namespace does |
 | networking.k8s.io | networkpolicies | get, create | with --network-policy |
 | events.k8s.io | events | create | events |
 | (core), cluster-wide | nodes | get, list | placement OnePerNode, and which node is lost |

@@ -27,7 +27,7 @@ from dsort_operator.children import WorkersJob
 from dsort_operator.conditions import Why, events_of
 from dsort_operator.deadlines import active_left, left, retry_pause
 from dsort_operator.draft import Draft
-from dsort_operator.ending import end_workers, fail, give_up_lost, leave
+from dsort_operator.ending import end_workers, fail, give_up_lost, give_way, leave
 from dsort_operator.failure import lasting_failure
 from dsort_operator.placement import missing_claims, pods_of, unsuitable
 from dsort_operator.summary import has_ended, status_of
@@ -44,6 +44,7 @@ def plan(world: World, *, now: datetime, settings: PlanSettings) -> Plan:
         note_kills(draft)
     _decide(draft)
     give_up_lost(draft)
+    give_way(draft)
     status = status_of(draft)
     return Plan(
         status=status,
@@ -63,7 +64,7 @@ def _decide(draft: Draft) -> None:
         _after_end(draft)
     elif draft.done or (draft.durable and _would_end(draft)):
         _complete(draft)
-    elif draft.world.deleting:
+    elif draft.world.deleting or draft.world.namespace_deleting:
         leave(draft)
     elif draft.conditions.holds(ConditionType.FAILURE_TARGET):
         fail(draft)

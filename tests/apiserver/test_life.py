@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.support.playground import Operator, Place, Playground, await_that, conditions_of, has_finalizer
+from tests.support.playground import Operator, Place, Playground, await_that, conditions_of
 
 
 def page(port: int, path: str) -> tuple[int, str]:
@@ -44,7 +44,8 @@ def test_a_job_becomes_complete_with_the_bytes_of_a_local_run(place: Place) -> N
         assert reasons == {"Complete": "Published"}
 
         # Nothing of ours is left on the object, and nothing that was not ours has changed.
-        assert not has_finalizer(job)
+        place.await_let_go("life")
+        job = place.job("life")
         assert "annotations" not in job["metadata"]
         assert job["spec"] == applied["spec"]
         told = [
@@ -117,7 +118,7 @@ def test_a_failure_names_its_culprit_and_leaves_nothing(place: Place) -> None:
         assert failed["reason"] == "CorruptShard"
         assert "in-0002.tar" in failed["message"]
         assert job["status"]["state"] == "Failed"
-        assert not has_finalizer(job)
+        place.await_let_go("bad")
         assert not place.output("bad").exists() or not list(place.output("bad").iterdir())
         await_that(
             lambda: not [pod for pod in place.pods if pod["status"]["phase"] == "Running"], "the pods end"

@@ -91,6 +91,15 @@ def test_deleted_in_any_phase_a_job_is_gone_with_its_pods_within_30_seconds(
         await_that(lambda: not place.items("/api/v1/secrets"), "the tokens are collected")
 
 
+def test_namespace_is_deleted_whatever_phase_its_jobs_are_in(place: Place, tmp_path: Path) -> None:
+    place.shards()
+    with place.operator(), held(place, tmp_path) as gates:
+        place.delete_namespace(seconds=90)
+        for name in gates:
+            assert place.playground.kubelet.processes(name) == []
+            assert {entry.partition("/")[0] for entry in left_in(place.output(name))} <= {".dsort"}
+
+
 def test_aborted_in_any_phase_a_job_fails_with_aborted_and_leaves_nothing(
     place: Place, tmp_path: Path
 ) -> None:
@@ -102,6 +111,6 @@ def test_aborted_in_any_phase_a_job_fails_with_aborted_and_leaves_nothing(
             job = place.await_job(name, Failed=True, seconds=60)
             assert conditions_of(job)["Failed"]["reason"] == "Aborted"
             assert conditions_of(job)["FailureTarget"]["reason"] == "Aborted"
-            assert not has_finalizer(job)
+            place.await_let_go(name)
             assert pods_of(place, name) == []
             nothing_is_visible(place, name)

@@ -49,6 +49,16 @@ def test_deleted_job_is_gone_within_seconds_and_leaves_nothing(place: Place) -> 
     assert place.digests(job.name) == {}
 
 
+def test_namespace_that_is_deleted_waits_for_no_running_job(place: Place, image: str) -> None:
+    with Place(
+        place.cluster, name="dsort-e2e-going", image=image, storage_class=place.storage_class
+    ) as going:
+        going.make_input()
+        job = going.submit(going.slow_job("going"))
+        job.hold()
+        assert len(job.workers()) == 2  # leaving the block deletes the namespace, and waits until it is gone
+
+
 def test_aborted_job_says_so_and_leaves_nothing(place: Place) -> None:
     job = place.submit(place.slow_job("aborted"))
     job.hold()
@@ -57,7 +67,7 @@ def test_aborted_job_says_so_and_leaves_nothing(place: Place) -> None:
     assert job.condition("Failed")["reason"] == "Aborted"
     job.without_pods(seconds=30 - took)
     assert place.digests(job.name) == {}
-    assert "finalizers" not in job.body["metadata"]
+    place.cluster.until(lambda: "finalizers" not in job.body["metadata"], "the finalizer is there")
 
 
 def test_job_goes_on_without_its_operator_and_completes_with_the_next_one(

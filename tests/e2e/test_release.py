@@ -38,3 +38,5 @@ def test_uninstall_leaves_nothing_that_blocks(
         release.uninstall()
         assert "finalizers" not in job.body["metadata"]
         assert len(job.workers()) == 2
+        left.cluster.delete(job.path)
+        job.without_pods(seconds=60)

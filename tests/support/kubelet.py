@@ -266,8 +266,9 @@ class Kubelet:
             state = {"terminated": {**ended, "message": words, "finishedAt": _now()}}
             await self._report(pod, "Failed" if code else "Succeeded", state, ready=False)
             await pod.deleted.wait()
-            path = f"{pod.path}?gracePeriodSeconds=0"
-            await self._ask("DELETE", path, {"preconditions": {"uid": pod.body["metadata"]["uid"]}})
+            # Options in a body are all that counts: what the query says besides is passed over.
+            options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod.body["metadata"]["uid"]}}
+            await self._ask("DELETE", pod.path, options)
         if pod.process is not None and pod.process.returncode is None:
             pod.process.kill()
             await pod.process.wait()

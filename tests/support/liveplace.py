@@ -60,7 +60,7 @@ class Place:
         path = f"/api/v1/namespaces/{self.name}"
         self.cluster.delete(path)
         try:
-            self.cluster.until(lambda: self.cluster.find(path) is None, "the namespace is there", seconds=300)
+            self.cluster.until(lambda: self.cluster.find(path) is None, "the namespace is there")
         except AssertionError as error:
             error.add_note(self.cluster.kubectl("get", "namespace", self.name, "-o", "yaml"))
             error.add_note(self.cluster.kubectl("-n", self.name, "get", "all,pvc,dsj,events", "-o", "wide"))

@@ -185,6 +185,35 @@ class Place:
         """Delete a DSortJob; it may go on a while."""
         self.plane.request("DELETE", f"{self.jobs}/{name}")
 
+    def delete_namespace(self, *, seconds: float) -> None:
+        """Delete the namespace, and wait until it is gone with all that is in it."""
+        path = f"/api/v1/namespaces/{self.namespace}"
+        self.plane.request("DELETE", path)
+
+        def gone() -> bool:
+            try:
+                self.plane.request("GET", path)
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code == 404
+            return False
+
+        def left() -> str:
+            lists = (
+                self.items(f"/{path}")
+                for path in ("api/v1/pods", "apis/batch/v1/jobs", "apis/dsort.dev/v1alpha1/dsortjobs")
+            )
+            return json.dumps(
+                [
+                    {name: one["metadata"].get(name) for name in ("name", "deletionTimestamp", "finalizers")}
+                    | {"status": one.get("status", {}).get("phase")}
+                    for found in lists
+                    for one in found
+                ]
+            )
+
+        await_that(gone, "the namespace is gone", seconds=seconds, shows=left)
+
     def items(self, path: str) -> list[dict[str, Any]]:
         """Objects of the namespace: of `/api/v1` and the plural, for example."""
         prefix, _, plural = path.rpartition("/")
@@ -214,6 +243,14 @@ class Place:
             shows=lambda: json.dumps(self.job(name).get("status")),
         )
         return self.job(name)
+
+    def await_let_go(self, name: str) -> None:
+        """Wait until the operator has let a DSortJob go: the last that it does with one that has ended."""
+        await_that(
+            lambda: not has_finalizer(self.job(name)),
+            f"{name} is let go",
+            shows=lambda: json.dumps(self.job(name)),
+        )
 
     def await_gone(self, name: str, *, seconds: float) -> None:
         """Wait until a DSortJob is gone."""

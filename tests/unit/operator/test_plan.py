@@ -733,6 +733,18 @@ def test_namespace_that_goes_away_is_not_held_up() -> None:
     assert cluster.gone
 
 
+def test_namespace_that_goes_away_takes_the_job_of_the_pods_first() -> None:
+    cluster = running()
+    cluster.namespace_deleting = True
+    todo = cluster.reconcile()
+    assert todo is not None
+    assert [type(action) for action in todo.actions] == [DeleteWorkers]
+    assert not todo.active  # the operator's rights go before the DSortJob
+    assert [event.reason for event in todo.events][-1] == "CleanupSkipped"
+    cluster.delete()
+    assert cluster.gone
+
+
 def test_finished_job_goes_when_its_time_to_live_is_over() -> None:
     cluster = running(ttlSecondsAfterFinished=30)
     cluster.publish()
