@@ -16,7 +16,7 @@ from dsort_api.manifest import Counts
 from dsort_api.reasons import Reason
 from dsort_api.spec import DSortJobSpec
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Version of these messages and of the exchange between ranks."""
 
 HIGHEST_LEVEL: Final = 4

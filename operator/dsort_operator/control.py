@@ -2,7 +2,7 @@
 state.
 
 The exchange is level-triggered: the whole desired state goes with every request, a request may be repeated,
-and a lost answer costs nothing.
+and a lost answer costs nothing. A rank that is one version of the protocol older is spoken to in its own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import aiohttp
 
 from dsort_api.messages import PROTOCOL, Desired, Observed, PeerTable, Phase, Stop
+from dsort_api.protocol import desired_text, other_version
 from dsort_api.reasons import DSortError, Reason
 
 if TYPE_CHECKING:
@@ -72,24 +73,30 @@ class ControlClient:
             await self._session.close()
 
     async def put(self, url: str, desired: Desired) -> Observed:
-        """One exchange.
+        """One exchange, in the version that `desired` names or in an older one that the rank speaks: its answer says in which.
 
         Raises OSError, TimeoutError or aiohttp.ClientError when the rank does not answer, and DSortError
         ProtocolMismatch when it refuses the request.
         """
+        status, answer = await self._put(url, desired)
+        if status == 426:
+            other = other_version(answer.decode(errors="replace"), than=desired.protocol)
+            if other is not None and other < desired.protocol:
+                status, answer = await self._put(url, desired.model_copy(update={"protocol": other}))
+        if status >= 500:  # the rank is not itself; whether it lives on is for others to see
+            raise aiohttp.ClientPayloadError(f"the rank answered with status {status}")
+        if status != 200:
+            text = " ".join(answer.decode(errors="replace").split())
+            raise DSortError(Reason.PROTOCOL_MISMATCH, f"a rank refused control ({status}): {text}")
+        return Observed.model_validate_json(answer)
+
+    async def _put(self, url: str, desired: Desired) -> tuple[int, bytes]:
         assert self._session is not None
         timeout = aiohttp.ClientTimeout(total=desired.wait_seconds + _ANSWER_SECONDS)
-        body = desired.model_dump_json()
-        async with self._session.put(f"{url}/v1/control", data=body, timeout=timeout) as response:
-            answer = await response.read()
-            if response.status >= 500:  # the rank is not itself; whether it lives on is for others to see
-                raise aiohttp.ClientPayloadError(f"the rank answered with status {response.status}")
-            if response.status != 200:
-                text = " ".join(answer.decode(errors="replace").split())
-                raise DSortError(
-                    Reason.PROTOCOL_MISMATCH, f"a rank refused control ({response.status}): {text}"
-                )
-            return Observed.model_validate_json(answer)
+        async with self._session.put(
+            f"{url}/v1/control", data=desired_text(desired), timeout=timeout
+        ) as response:
+            return response.status, await response.read()
 
 
 class Link:
@@ -153,7 +160,7 @@ class Link:
         if observed is not None and peers is not None and observed.peers_version >= peers.version:
             peers = None
         return Desired(
-            protocol=PROTOCOL,
+            protocol=min(PROTOCOL, observed.protocol) if observed else PROTOCOL,
             epoch=observed.epoch if observed else "",
             peers=peers,
             memory_budget=wishes.memory_budget,

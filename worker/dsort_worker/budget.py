@@ -30,17 +30,21 @@ LEAST_ROWS: Final = 2 * MIB
 FLOW: Final = 768 << 10
 """What a request in progress takes beside its window: the client's, the transport's and the parser's buffers (bytes)."""
 
+WAITER: Final = 64 << 10
+"""What a request takes that waits for a slot: its connection, and what of its body has come (bytes)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Division:
     """How a budget is divided: counts, and sizes in bytes (multiples of 512).
 
-    serve_slots responses in progress with two pieces each; `windows` receive windows of `window`; at most `flows` requests
-    in progress. rows: for metadata in memory; what is more goes to disk.
+    serve_slots responses in progress with two pieces each, and `waiting` requests that wait for one; `windows` receive windows
+    of `window`; at most `flows` requests in progress. rows: for metadata in memory; what is more goes to disk.
     """
 
     serve_slots: int
     piece: int
+    waiting: int
     windows: int
     window: int
     flows: int
@@ -49,7 +53,8 @@ class Division:
     @property
     def reserved(self) -> int:
         """Bytes of all buffers."""
-        return 2 * self.serve_slots * self.piece + self.windows * self.window + self.flows * FLOW
+        serving = 2 * self.serve_slots * self.piece + self.waiting * WAITER
+        return serving + self.windows * self.window + self.flows * FLOW
 
 
 def divide(budget: int) -> Division:
@@ -59,11 +64,20 @@ def divide(budget: int) -> Division:
     rest -= flows * FLOW
     slots = max(2, min(4, rest // (16 * MIB)))
     piece = max(128 << 10, min(MIB, rest // (8 * slots) // MIB * MIB))
-    rest -= 2 * slots * piece
+    waiting = max(16, min(128, rest // (16 * WAITER)))
+    rest -= 2 * slots * piece + waiting * WAITER
     windows = 3
     window = max(MIB, min(16 * MIB, rest // windows // MIB * MIB))
     rows = LEAST_ROWS + rest - windows * window
-    return Division(serve_slots=slots, piece=piece, windows=windows, window=window, flows=flows, rows=rows)
+    return Division(
+        serve_slots=slots,
+        piece=piece,
+        waiting=waiting,
+        windows=windows,
+        window=window,
+        flows=flows,
+        rows=rows,
+    )
 
 
 class Buffers:

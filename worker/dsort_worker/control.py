@@ -19,7 +19,8 @@ from typing import Final
 from aiohttp import web
 from pydantic import ValidationError
 
-from dsort_api.messages import PROTOCOL, Desired
+from dsort_api.messages import Desired
+from dsort_api.protocol import SPOKEN, observed_text, refusal, version_of
 from dsort_worker.state import FINAL, RankState
 from dsort_worker.wire import http_url
 
@@ -27,9 +28,6 @@ MOST_WAIT: Final = 30.0
 """Seconds a control request is held at the most."""
 
 _START_TIMEOUT: Final = 30.0
-
-SPOKEN: Final = tuple(version for version in (PROTOCOL - 1, PROTOCOL) if version >= 1)
-"""Versions of the protocol that a driver may speak: this one, and the one before it (a newer operator or an older one)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,21 +139,22 @@ class ControlServer:
     async def _control(self, request: web.Request) -> web.Response:
         if not hmac.compare_digest(request.headers.get("Authorization", ""), f"Bearer {self._token}"):
             return web.Response(status=401, text="this rank wants its job's bearer token")
+        body = await request.read()
         try:
-            desired = Desired.model_validate_json(await request.read())
+            version = version_of(body)
+            if version not in SPOKEN:
+                return web.Response(status=426, text=refusal(version))
+            desired = Desired.model_validate_json(body)
         except ValidationError as error:
             return web.Response(status=400, text=f"not a desired state: {error}")
-        if desired.protocol not in SPOKEN:
-            spoken = " and ".join(map(str, SPOKEN))
-            return web.Response(
-                status=426, text=f"this rank speaks protocol {spoken}, the request has {desired.protocol}"
-            )
         if desired.epoch and desired.epoch != self._state.epoch:
             return web.Response(status=409, text=f"this rank lives in epoch {self._state.epoch}")
         self._state.tell(desired)
         await self._hold(desired.seen, min(max(desired.wait_seconds, 0.0), MOST_WAIT))
         observed = self._state.observed()
-        response = web.Response(text=observed.model_dump_json(), content_type="application/json")
+        response = web.Response(
+            text=observed_text(observed, version=version), content_type="application/json"
+        )
         if observed.phase in FINAL:
             with contextlib.suppress(
                 ConnectionError

@@ -21,7 +21,8 @@ The rules:
     late would cost a turn. Never less than SOONEST, never more than LATEST.
 5.  A request may say how long it is going to wait for its answer. One that cannot be served by then is refused at once, and
     one that was held for that long (or for LONGEST, whichever is less) is refused then; its ticket holds its place as above.
-6.  Who ends its request while it is present, or after it was told to go, gives up its place.
+6.  Who ends its request while it is present, or after it was told to go, gives up its place; so does who cannot come back
+    with a ticket (an older version does not know of them) when it is refused.
 7.  A ticket that is not known (of a place that was given up, or of another life of the rank) or whose place is present or
     served is no ticket: the request gets a new place, behind all others.
 8.  At most `tickets` places are kept. A request past that is refused without a ticket, and has no place.
@@ -114,6 +115,10 @@ class Line:
         """Slots in use."""
         return len(self._served)
 
+    def serves(self, ticket: int) -> bool:
+        """Whether it holds a slot."""
+        return ticket in self._served
+
     @property
     def present(self) -> int:
         """Requests that are held."""
@@ -154,10 +159,8 @@ class Line:
         return Wait(ticket)
 
     def leave(self, ticket: int) -> None:
-        """A request that was told to wait has ended. Without effect when its wait is over."""
-        place = self._places.get(ticket)
-        if place is not None and place.present:
-            del self._places[ticket]
+        """Who stands there has gone for good. Without effect on who is served, or has no place."""
+        self._places.pop(ticket, None)
 
     def done(self, ticket: int, *, now: float) -> None:
         """A request that was told to go has ended, well or not. Raises KeyError for one that holds no slot."""

@@ -3,6 +3,9 @@
 A request is addressed to a rank in an epoch. When the rank was replaced, the old epoch is refused and the asker waits for the
 next peer table; one that vanished with its address refuses nothing, so the next peer table ends what it was asked. Nothing is
 consumed by being read, so a request that broke is simply made again.
+
+A peer that has no slot for a request refuses it, says when to come back, and gives a ticket that holds the place until then.
+The asker does as it is told, with jitter, so that those who were refused together do not come together.
 """
 
 from __future__ import annotations
@@ -17,13 +20,19 @@ from typing import Final, Protocol, Self, TypeVar
 import aiohttp
 
 from dsort_api.messages import PROTOCOL, Peer, PeerTable
+from dsort_api.protocol import other_version
 from dsort_api.reasons import DSortError, Reason
+from dsort_worker.line import JITTER
+from dsort_worker.sockets import client_socket
 from dsort_worker.wire import (
     CHECKSUM_SIZE,
+    DEADLINE_HEADER,
     EPOCH_HEADER,
     FROM_HEADER,
     PLAN_HEADER,
     PROTOCOL_HEADER,
+    SIZE_HEADER,
+    TICKET_HEADER,
     Checksum,
     checksum_bytes,
 )
@@ -38,6 +47,8 @@ cache when it is placed (a tenth less processor time than with 256 KiB)."""
 _FIRST_DELAY: Final = 0.05
 _MOST_DELAY: Final = 2.0
 _LONGEST_HINT: Final = 60.0
+_FIRST_BYTE: Final = 0.8
+"""Of the time without a byte after which a request is given up: the part in which the peer may begin to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,8 @@ class Patience:
     """How long requests wait, in seconds.
 
     peer: a peer that cannot be reached or makes no progress fails the rank after that; whoever drives the ranks replaces a
-    dead one much earlier. silence: without a byte. poll: how long a peer holds a question that it cannot answer yet.
+    dead one much earlier. silence: without a byte; who takes nothing of what it asked for loses its slot after that. poll: how
+    long a peer holds a question that it cannot answer yet.
     """
 
     connect: float = 5.0
@@ -62,11 +74,15 @@ class Sink(Protocol):
 
 
 class NotReady(Exception):
-    """The peer has not come that far (204), or is busy (503): ask again after `delay` seconds, it is alive."""
+    """The peer has not come that far (204), or is busy (503): ask again after `delay` seconds, it is alive.
 
-    def __init__(self, delay: float) -> None:
+    ticket: holds the asker's place with a busy peer.
+    """
+
+    def __init__(self, delay: float, *, ticket: str | None = None) -> None:
         super().__init__("not ready")
         self.delay = delay
+        self.ticket = ticket
 
 
 class Broken(Exception):
@@ -95,17 +111,14 @@ class Peers:
         """The attempts that have not ended yet, by the rank that they are made to."""
         self._flows = asyncio.Semaphore(flows)
         self._random = random.Random(rank)
-        self._headers = {
-            "Authorization": f"Bearer {token}",
-            PLAN_HEADER: job,
-            PROTOCOL_HEADER: str(PROTOCOL),
-            FROM_HEADER: str(rank),
-        }
+        self._headers = {"Authorization": f"Bearer {token}", PLAN_HEADER: job, FROM_HEADER: str(rank)}
+        self._spoken: dict[str, int] = {}
+        """By epoch, the protocol of those that do not speak the newest."""
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0, socket_factory=client_socket),
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=self._patience.connect, sock_read=self._patience.silence
             ),
@@ -139,9 +152,10 @@ class Peers:
     async def post_json(self, rank: int, path: str, body: bytes) -> bytes:
         """POST a JSON body until the peer answers 200; the answer's body."""
 
-        async def attempt(peer: Peer) -> bytes:
-            async with self._request("POST", peer, path, body, "application/json") as response:
-                await self._check(response)
+        async def attempt(peer: Peer, _ticket: str | None) -> bytes:
+            headers = {"Content-Type": "application/json"}
+            async with self._request(peer, path, body, headers) as response:
+                await self._check(response, peer)
                 return await response.read()
 
         return await self._persist(rank, path, attempt)
@@ -153,13 +167,17 @@ class Peers:
 
         sink: makes a fresh sink for each attempt. size: bytes that the payload must have, where the asker knows.
         """
+        headers = {
+            "Content-Type": "application/octet-stream",
+            DEADLINE_HEADER: f"{self._patience.silence * _FIRST_BYTE:.1f}",
+        }
+        if size is not None:
+            headers[SIZE_HEADER] = str(size)
 
-        async def attempt(peer: Peer) -> S:
-            async with (
-                self._flows,
-                self._request("POST", peer, path, body, "application/octet-stream") as response,
-            ):
-                await self._check(response)
+        async def attempt(peer: Peer, ticket: str | None) -> S:
+            place = {TICKET_HEADER: ticket} if ticket else {}
+            async with self._flows, self._request(peer, path, body, headers | place) as response:
+                await self._check(response, peer)
                 into = sink()
                 await self._receive(response, into, size)
                 return into
@@ -167,23 +185,34 @@ class Peers:
         return await self._persist(rank, path, attempt)
 
     def _request(
-        self, method: str, peer: Peer, path: str, body: bytes, content_type: str
+        self, peer: Peer, path: str, body: bytes, headers: dict[str, str]
     ) -> aiohttp.client._RequestContextManager:
         if self._session is None:
             raise RuntimeError("Peers is used outside its block")
-        headers = {EPOCH_HEADER: peer.epoch, "Content-Type": content_type}
-        return self._session.request(method, peer.url + path, data=body, headers=headers)
+        named = {EPOCH_HEADER: peer.epoch, PROTOCOL_HEADER: str(self._version(peer))}
+        return self._session.post(peer.url + path, data=body, headers=headers | named)
 
-    async def _check(self, response: aiohttp.ClientResponse) -> None:
+    def _version(self, peer: Peer) -> int:
+        return self._spoken.get(peer.epoch, PROTOCOL)
+
+    async def _check(self, response: aiohttp.ClientResponse, peer: Peer) -> None:
         match response.status:
             case 200:
                 return
             case 204:
                 raise NotReady(0.0)
             case 503:
-                raise NotReady(_seconds(response.headers.get("Retry-After", "")))
+                delay = _seconds(response.headers.get("Retry-After", ""))
+                raise NotReady(delay, ticket=response.headers.get(TICKET_HEADER))
             case 426:
-                raise DSortError(Reason.PROTOCOL_MISMATCH, f"rank {response.url}: {await response.text()}")
+                words, before = await response.text(), int(response.request_info.headers[PROTOCOL_HEADER])
+                other = other_version(words, than=before)
+                if other is None or other > before:
+                    raise DSortError(
+                        Reason.PROTOCOL_MISMATCH, f"rank {peer.rank} refused protocol {before}: {words}"
+                    )
+                self._spoken[peer.epoch] = other
+                raise NotReady(0.0)
             case status:
                 raise Broken(f"{status} {(await response.text())[:300]}")
 
@@ -216,23 +245,27 @@ class Peers:
                 "the checksum of the stream is wrong" if not left else f"the stream ended {left} bytes early"
             )
 
-    async def _persist(self, rank: int, path: str, attempt: Callable[[Peer], Awaitable[T]]) -> T:
+    async def _persist(self, rank: int, path: str, attempt: Callable[[Peer, str | None], Awaitable[T]]) -> T:
         deadline = time.monotonic() + self._patience.peer
         delay = _FIRST_DELAY
+        epoch, ticket = "", None
         while True:
             table = await self.known()
+            peer = table.peers[rank]
+            if peer.epoch != epoch:
+                epoch, ticket = peer.epoch, None  # the line ended with the life of the rank that it was in
             try:
                 async with asyncio.timeout(None) as under_way:
                     self._under_way.setdefault(rank, set()).add(under_way)
                     try:
-                        return await attempt(table.peers[rank])
+                        return await attempt(peer, ticket)
                     finally:
                         self._under_way.get(rank, set()).discard(under_way)
             except NotReady as answer:
                 # The peer is alive: patience starts anew, and its hint is followed with jitter.
                 deadline = time.monotonic() + self._patience.peer
-                delay = _FIRST_DELAY
-                await self._pause(answer.delay * self._random.uniform(1.0, 1.5), table)
+                delay, ticket = _FIRST_DELAY, answer.ticket
+                await self._pause(answer.delay * self._random.uniform(1.0, 1.0 + JITTER), table)
             except (Broken, aiohttp.ClientError, TimeoutError, OSError) as error:
                 if time.monotonic() > deadline:
                     raise DSortError(

@@ -201,7 +201,9 @@ class Process:
             stack.callback(pools.close_all)
             buffers = Buffers(count=division.windows, size=division.window)
             stack.callback(buffers.close)
-            admission = Admission(slots=division.serve_slots, piece=division.piece)
+            admission = Admission(
+                slots=division.serve_slots, piece=division.piece, waiting=division.waiting, flow=state.flow
+            )
             stack.callback(admission.close)
             peers = await stack.enter_async_context(
                 Peers(

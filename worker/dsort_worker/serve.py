@@ -6,7 +6,8 @@
     POST /v1/slices          the bytes of slices of input shards, one after the other
 
 Long polls are bounded; payload goes out only because its receiver asked for it and holds the memory for it. A response has
-two buffers set aside for it: while one is on the wire the other is filled in a thread.
+two buffers set aside for it: while one is on the wire the other is filled in a thread. Steps are no payload: rank 0 holds
+them without a slot, so they never wait behind data.
 """
 
 from __future__ import annotations
@@ -14,35 +15,51 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Final
 
 from aiohttp import web
 
-from dsort_api.messages import PROTOCOL
+from dsort_api.protocol import SPOKEN, refusal
 from dsort_api.reasons import DSortError, Reason
-from dsort_worker.admission import Admission, Busy
+from dsort_worker.admission import Admission, Asked, Busy
 from dsort_worker.decisions import Decisions
 from dsort_worker.promise import Promise
 from dsort_worker.rows import RowBlock
 from dsort_worker.rowstore import RowStore, encode_block
 from dsort_worker.shardfiles import ShardFiles
+from dsort_worker.sockets import listening_socket
 from dsort_worker.sources import FilePart, MemoryPart, ShardPart, Source
 from dsort_worker.threads import ended
 from dsort_worker.wire import (
     CHECKSUM_SIZE,
+    DEADLINE_HEADER,
     EPOCH_HEADER,
+    MOST_REQUEST,
     PLAN_HEADER,
     PROTOCOL_HEADER,
+    SIZE_HEADER,
+    TICKET_HEADER,
     Checksum,
     checksum_bytes,
     decode_slices,
     http_url,
 )
 
+log: Final = logging.getLogger("dsort.serve")
+
 MOST_BODY: Final = 256 << 20
 """Bytes of a request body: a report of rank 0's steps or a slices request."""
+
+_READ_SIZE: Final = 16 << 10
+"""Bytes that are taken from a connection ahead of who reads them: what waits for a slot is not read."""
+
+_KEPT_CONNECTIONS: Final = 64
+"""Connections past which one that has brought its answer is closed: what a rank holds must not grow with their number."""
+
+_SPOKEN: Final = frozenset(map(str, SPOKEN))
 
 
 class Offers:
@@ -92,9 +109,16 @@ class DataServer:
         app.router.add_post("/v1/rows/{rank}", self._rows)
         app.router.add_post("/v1/cell", self._cell)
         app.router.add_post("/v1/slices", self._slices)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=0.5,
+            # Who hangs up gives up its place in the line, and its slot, at once.
+            handler_cancellation=True,
+            read_bufsize=_READ_SIZE,
+        )
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        await web.SockSite(self._runner, listening_socket(host, port)).start()
         return http_url(host, self._runner.addresses[0][1])
 
     async def stop(self) -> None:
@@ -109,25 +133,25 @@ class DataServer:
         headers = request.headers
         if not hmac.compare_digest(headers.get("Authorization", ""), self._token):
             return web.Response(status=401, text="this rank wants its job's bearer token")
-        if headers.get(PROTOCOL_HEADER) != str(PROTOCOL):
-            return web.Response(
-                status=426,
-                text=f"this rank speaks protocol {PROTOCOL}, the request has {headers.get(PROTOCOL_HEADER)}",
-            )
+        if headers.get(PROTOCOL_HEADER) not in _SPOKEN:
+            return web.Response(status=426, text=refusal(headers.get(PROTOCOL_HEADER)))
         if headers.get(PLAN_HEADER) != self._job or headers.get(EPOCH_HEADER) != self._epoch:
             return web.Response(status=409, text=f"this rank works on job {self._job} in epoch {self._epoch}")
         try:
             return await handler(request)
         except Busy as busy:
-            return web.Response(
+            answer = web.Response(
                 status=503, headers={"Retry-After": f"{busy.retry_after:.2f}"}, text=str(busy)
             )
+            if busy.ticket is not None:
+                answer.headers[TICKET_HEADER] = str(busy.ticket)
+            return answer
         except ValueError as error:
             return web.Response(status=400, text=str(error))
         except DSortError as error:
             self._on_error(error)
             return web.Response(status=500, text=error.message)
-        except (ConnectionError, TimeoutError):
+        except (ConnectionError, TimeoutError, web.RequestPayloadError):
             # The receiver went away, or took nothing for too long: its own affair, and no news.
             if request.transport is not None:
                 request.transport.abort()
@@ -135,13 +159,24 @@ class DataServer:
         except OSError as error:
             self._on_error(DSortError(Reason.OUTPUT_UNWRITABLE, f"scratch file: {error.strerror or error}"))
             return web.Response(status=500, text=str(error))
+        except web.HTTPException:
+            raise
+        except Exception as error:  # asking again would not help: the rank ends, and says of what
+            log.error("the answer to %s failed", request.path, exc_info=error)
+            words = f"{request.path}: {type(error).__name__}: {' '.join(str(error).split())}"
+            self._on_error(DSortError(Reason.INTERNAL, words))
+            return web.Response(status=500, text=words)
 
     async def _step(self, request: web.Request) -> web.StreamResponse:
         if self._decisions is None:
             return web.Response(status=404, text="only rank 0 decides")
-        body = json.loads(await request.read())
+        match json.loads(await request.read()):
+            case {"rank": int(rank), "report": dict(report)}:
+                pass
+            case _:
+                raise ValueError("not a report of a rank")
         decision = await self._decisions.decide(
-            request.match_info["step"], rank=int(body["rank"]), report=body["report"], wait=self._poll
+            request.match_info["step"], rank=rank, report=report, wait=self._poll
         )
         if decision is None:
             return web.Response(status=204)
@@ -156,40 +191,56 @@ class DataServer:
         if not 0 <= rank < len(cuts) - 1:
             raise ValueError(f"no rank {rank} has a key range")
         header, sections = store.sections(cuts[rank], cuts[rank + 1])
-        return await self._stream(request, FilePart(store.fd, header, sections))
+        return await self._respond(request, FilePart(store.fd, header, sections))
 
     async def _cell(self, request: web.Request) -> web.StreamResponse:
         block = await self._offers.cell.get(wait=self._poll)
         if block is None:
             return web.Response(status=204)
-        return await self._stream(request, MemoryPart(encode_block(block)))
+        return await self._respond(request, MemoryPart(encode_block(block)))
 
     async def _slices(self, request: web.Request) -> web.StreamResponse:
         files = await self._offers.files.get(wait=self._poll)
         if files is None:
             return web.Response(status=204)
-        slices = decode_slices(await request.read())
-        if len(slices) and int(slices.shard.max()) >= len(files):
-            raise ValueError(f"shard {int(slices.shard.max())} is not in the listing")
-        return await self._stream(request, ShardPart(files, slices))
+        if not 0 < (request.content_length or 0) <= MOST_REQUEST:
+            raise ValueError(f"a slices request of {request.content_length} bytes")
+        async with self._admission.slot(_asked(request)) as buffers:
+            async with asyncio.timeout(self._silence):
+                slices = decode_slices(await request.read())
+            if len(slices) and int(slices.shard.max()) >= len(files):
+                raise ValueError(f"shard {int(slices.shard.max())} is not in the listing")
+            return await self._stream(request, ShardPart(files, slices), buffers)
 
-    async def _stream(self, request: web.Request, source: Source) -> web.StreamResponse:
-        """Send a source and its checksum, with a slot of admission for as long as it takes."""
-        async with self._admission.slot() as buffers:
-            response = web.StreamResponse()
-            response.content_length = source.size + CHECKSUM_SIZE
-            if request.transport is not None:
-                # A buffer is filled again once it was sent: it must have left the transport by then.
-                request.transport.set_write_buffer_limits(high=0)
-            try:
-                await self._send_source(request, response, source, buffers)
-            except BaseException:
-                if response.prepared and request.transport is not None:
-                    # The receiver must not take an answer about the error for payload; and what the transport has not
-                    # sent lies in a buffer that is somebody else's from now on.
-                    request.transport.abort()
-                raise
-            return response
+    async def _respond(self, request: web.Request, source: Source) -> web.StreamResponse:
+        """Send a source, with a slot of admission for as long as it takes."""
+        async with self._admission.slot(_asked(request, size=source.size)) as buffers:
+            return await self._stream(request, source, buffers)
+
+    async def _stream(
+        self, request: web.Request, source: Source, buffers: tuple[memoryview, memoryview]
+    ) -> web.StreamResponse:
+        """Send a source and its checksum."""
+        response = web.StreamResponse()
+        response.content_length = source.size + CHECKSUM_SIZE
+        if self._connections() > _KEPT_CONNECTIONS:
+            response.force_close()
+        if request.transport is not None:
+            # A buffer is filled again once it was sent: it must have left the transport by then.
+            request.transport.set_write_buffer_limits(high=0)
+        try:
+            await self._send_source(request, response, source, buffers)
+        except BaseException:
+            if response.prepared and request.transport is not None:
+                # The receiver must not take an answer about the error for payload; and what the transport has not
+                # sent lies in a buffer that is somebody else's from now on.
+                request.transport.abort()
+            raise
+        return response
+
+    def _connections(self) -> int:
+        server = self._runner.server if self._runner is not None else None
+        return len(server.connections) if server is not None else 0
 
     async def _send_source(
         self,
@@ -237,3 +288,15 @@ class DataServer:
         async with asyncio.timeout(self._silence):
             await response.write(piece)
             await request.writer.drain()  # aiohttp itself waits for large pieces only
+
+
+def _asked(request: web.Request, *, size: int | None = None) -> Asked:
+    """What the line has to know of a request. size: of the answer, where it is known here. Raises ValueError."""
+    headers = request.headers
+    ticket, deadline = headers.get(TICKET_HEADER), headers.get(DEADLINE_HEADER)
+    return Asked(
+        size=max(0, int(headers.get(SIZE_HEADER, 0))) if size is None else size,
+        ticket=None if ticket is None else int(ticket),
+        deadline=None if deadline is None else float(deadline),
+        takes_ticket=headers.get(PROTOCOL_HEADER) != "1",
+    )

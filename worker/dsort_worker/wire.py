@@ -23,10 +23,18 @@ PLAN_HEADER: Final = "X-Dsort-Job"
 """The job's id: a request of another job is refused with 409."""
 PROTOCOL_HEADER: Final = "X-Dsort-Protocol"
 FROM_HEADER: Final = "X-Dsort-Rank"
+SIZE_HEADER: Final = "X-Dsort-Size"
+"""Bytes of payload that the asker expects, where it knows."""
+DEADLINE_HEADER: Final = "X-Dsort-Deadline"
+"""Seconds that the asker is going to wait for the answer to begin."""
+TICKET_HEADER: Final = "X-Dsort-Ticket"
+"""In a refusal (503): holds the asker's place until it comes back, when Retry-After says; in the request that comes back: that."""
 
 CHECKSUM_SIZE: Final = 8
 MAX_SLICES: Final = 1 << 17
 _COUNT: Final = struct.Struct("<I")
+MOST_REQUEST: Final = _COUNT.size + 12 * MAX_SLICES
+"""Bytes of the body of a slices request."""
 
 Checksum = xxhash.xxh3_64
 

@@ -83,7 +83,7 @@ def test_a_message_survives_the_wire(message: BaseModel) -> None:
 
 def test_messages_say_their_protocol() -> None:
     for message in EXAMPLES:
-        assert json.loads(message.model_dump_json())["protocol"] == PROTOCOL == 1
+        assert json.loads(message.model_dump_json())["protocol"] == PROTOCOL == 2
 
 
 def test_what_a_later_version_adds_is_passed_over() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
@@ -23,7 +23,13 @@ TABLE = PeerTable(version=1, peers=[Peer(rank=0, url="http://x", epoch="e0")])
 
 @dataclass
 class FakeRank:
-    """Answers control; `told` are the bodies it got. `statuses` are answered first, one a request."""
+    """Answers control; `told` are the bodies it got. `statuses` are answered first, one a request.
+
+    speaks: versions of the protocol; it answers in that of the question.
+    """
+
+    speaks: tuple[int, ...] = (1, 2)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
 
     phase: Phase = Phase.STARTING
     version: int = 1
@@ -37,7 +43,13 @@ class FakeRank:
             return web.Response(status=401, text="no token")
         if self.statuses:
             return web.Response(status=self.statuses.pop(0), text="for a\nreason")
-        desired = Desired.model_validate_json(await request.read())
+        body = await request.json()
+        if body["protocol"] not in self.speaks:
+            spoken = " and ".join(map(str, self.speaks))
+            words = f"this rank speaks protocol {spoken}, the request has {body['protocol']}"
+            return web.Response(status=426, text=words)
+        self.bodies.append(body)
+        desired = Desired.model_validate(body)
         self.told.append(desired)
         if desired.peers is not None:
             self.peers_version = desired.peers.version
@@ -50,6 +62,7 @@ class FakeRank:
             except TimeoutError:
                 pass
         observed = Observed(
+            protocol=desired.protocol,
             epoch="e0",
             rank=0,
             version=self.version,
@@ -156,6 +169,37 @@ async def test_a_refusal_is_final_and_one_line() -> None:
         pass
     assert link.refused is not None
     assert link.refused.message == "a rank refused control (426): for a reason"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("speaks", "spoken"),
+    [((1,), 1), ((1, 2), 2), ((2, 3), 2), ((3, 4), None), ((0,), None)],
+    ids=["older", "same", "newer", "much newer", "much older"],
+)
+async def test_driver_and_rank_speak_the_newest_version_that_both_know(
+    speaks: tuple[int, ...], spoken: int | None
+) -> None:
+    rank, wishes = FakeRank(speaks=speaks), board()
+    wishes.throttle_level = 3
+    async with asyncio.timeout(10), driven(rank, wishes) as (link, _):
+        if spoken is not None:
+            await until(lambda: len(rank.told) == 2)
+            wishes.order_stop(Stop(reason=Reason.MEMORY_LIMIT_EXCEEDED, message="too much"))
+    if spoken is None:
+        assert link.refused is not None
+        assert link.refused.reason is Reason.PROTOCOL_MISMATCH
+        words = " and ".join(map(str, speaks))
+        assert link.refused.message == (
+            f"a rank refused control (426): this rank speaks protocol {words}, the request has 2"
+        )
+        assert rank.told == []
+        return
+    assert link.refused is None
+    assert {body["protocol"] for body in rank.bodies} == {spoken}
+    assert all(("throttle_level" in body) == (spoken == 2) for body in rank.bodies)
+    assert rank.told[-1].stop is not None
+    assert rank.told[-1].stop.reason is (Reason.ABORTED if spoken == 1 else Reason.MEMORY_LIMIT_EXCEEDED)
 
 
 @pytest.mark.asyncio

@@ -32,6 +32,7 @@ from dsort_worker.serve import DataServer, Offers
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.shardwriter import OutputShard, ShardWriter
 from dsort_worker.staging import Staging
+from dsort_worker.state import Flowing
 from dsort_worker.stream import Stream
 from tests.support.rowblocks import Record, block_of
 from tests.support.waiting import DEADLINE, idle, until
@@ -203,7 +204,7 @@ async def ranks(
             stack.callback(files.close)
             buffers = Buffers(count=windows, size=window)
             stack.callback(buffers.close)
-            admission = Admission(slots=slots, piece=4 * BLOCK)
+            admission = Admission(slots=slots, piece=4 * BLOCK, waiting=16, flow=Flowing())
             stack.callback(admission.close)
             patience = Patience(connect=DEADLINE, silence=DEADLINE, peer=DEADLINE)
             peers = await stack.enter_async_context(

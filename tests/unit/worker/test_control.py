@@ -15,8 +15,7 @@ import pytest
 
 from dsort_api.messages import PROTOCOL, Desired, Observed, Outcome, Phase, Stop
 from dsort_api.reasons import Reason
-from dsort_worker import control
-from dsort_worker.control import SPOKEN, ControlServer
+from dsort_worker.control import ControlServer
 from dsort_worker.state import RankState
 
 DEADLINE = 30.0
@@ -93,22 +92,23 @@ def test_what_is_not_for_this_rank_is_refused(house: House) -> None:
     for version in (99, 0, -1):
         code, text = house.request(Desired(protocol=version, memory_budget=5).model_dump_json())
         assert code == 426
-        assert (
-            text == f"this rank speaks protocol {' and '.join(map(str, SPOKEN))}, the request has {version}"
-        )
+        assert text == f"this rank speaks protocol 1 and 2, the request has {version}"
+    code, text = house.request('{"protocol": 3, "wait_seconds": "as long as you like"}')
+    assert (code, text) == (426, "this rank speaks protocol 1 and 2, the request has 3")
     code, text = house.request(Desired(epoch="e0", memory_budget=5).model_dump_json())
     assert (code, text) == (409, "this rank lives in epoch e1")
     assert house.state.memory_budget == 0
 
 
-def test_the_protocol_before_this_one_is_spoken_as_well(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert SPOKEN[-1] == PROTOCOL
-    monkeypatch.setattr(control, "SPOKEN", (6, 7))
-    for version in (6, 7):
-        assert house.tell(protocol=version).rank == 4
-    assert "speaks protocol 6 and 7," in house.request(Desired(protocol=8).model_dump_json())[1]
+def test_the_protocol_before_this_one_is_spoken_as_well(house: House) -> None:
+    code, text = house.request('{"protocol": 1, "memory_budget": 7}')
+    assert code == 200
+    answer = json.loads(text)
+    assert answer["protocol"] == 1
+    assert set(answer["memory"]) == {"budget", "reserved", "rss", "peak_rss"}
+    assert "flow" not in answer
+    assert house.state.memory_budget == 7
+    assert house.tell(protocol=2, throttle_level=1).flow.level == 1
 
 
 def test_the_end_of_the_process_is_put_off_and_the_driver_not_waited_for(

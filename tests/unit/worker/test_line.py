@@ -56,7 +56,8 @@ def test_who_leaves_gives_up_its_place() -> None:
     one.done(1, now=1.0)
     assert one.turns(now=1.0) == [Go(3)]
     one.leave(3)  # its wait is over: the slot is given back by done
-    assert one.serving == 1
+    assert one.serves(3)
+    assert not one.serves(1)
     with pytest.raises(KeyError):
         one.done(1, now=2.0)
 
@@ -114,6 +115,17 @@ def test_when_the_grace_of_one_is_over_those_behind_it_go() -> None:
     due = one.due()
     assert due is not None
     assert one.turns(now=due) == [Go(6)]
+
+
+def test_who_cannot_come_back_leaves_no_place_that_others_wait_for() -> None:
+    one = line(slots=1, places=1)
+    one.ask(now=0.0)
+    one.ask(now=0.0)
+    one.leave(ticket_of(one.ask(now=0.0)))
+    assert one.away == 0
+    one.leave(2)
+    one.done(1, now=0.01)
+    assert one.ask(now=0.02) == Go(4)
 
 
 @pytest.mark.parametrize("ticket", [99, 1, 2], ids=["unknown", "served", "present"])
@@ -175,7 +187,6 @@ def test_no_request_is_held_longer_than_it_said_and_its_place_is_kept(
     assert one.due() == 1.0 + held
     assert one.turns(now=0.99 + held) == []
     assert one.turns(now=1.0 + held) == [Refused(2, SOONEST)]
-    one.leave(2)  # the request has ended; the place is kept
     assert one.ask(now=1.1 + held, ticket=2) == Wait(2)
     one.done(1, now=held + 2)
     assert one.turns(now=held + 2) == [Go(2)]

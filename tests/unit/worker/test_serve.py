@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -23,14 +24,17 @@ from aiohttp import web
 
 from dsort_api.messages import PROTOCOL, Peer, PeerTable
 from dsort_api.reasons import DSortError, Reason
+from dsort_worker import serve
 from dsort_worker.admission import Admission
 from dsort_worker.decisions import Decisions, Report
 from dsort_worker.gather import Slices
+from dsort_worker.line import LATEST, SOONEST
 from dsort_worker.listing import pin
 from dsort_worker.peers import Patience, Peers
 from dsort_worker.rowstore import RowsReceiver, RowStore
 from dsort_worker.serve import DataServer, Offers
 from dsort_worker.shardfiles import ShardFiles
+from dsort_worker.state import Flowing
 from dsort_worker.window import Placer
 from dsort_worker.wire import encode_slices
 from tests.support.rowblocks import Record, block_of, records_of
@@ -48,6 +52,7 @@ class Rank:
 
     offers: Offers
     admission: Admission
+    flow: Flowing
     url: str = ""
     server: DataServer | None = None
     sent: list[int] = field(default_factory=list)
@@ -57,7 +62,7 @@ class Rank:
         assert self.server is not None
         assert self.server._runner is not None
         (site,) = self.server._runner.sites
-        assert isinstance(site, web.TCPSite)
+        assert isinstance(site, web.SockSite)
         assert isinstance(site._server, asyncio.Server)
         return site._server.sockets
 
@@ -84,7 +89,8 @@ async def serving(
     decisions: Decisions | None = None,
     files: ShardFiles | None = None,
 ) -> AsyncIterator[Rank]:
-    rank = Rank(Offers(), Admission(slots=slots, piece=PIECE, waiting=waiting))
+    flow = Flowing()
+    rank = Rank(Offers(), Admission(slots=slots, piece=PIECE, waiting=waiting, flow=flow), flow)
     if files is not None:
         rank.offers.files.set(files)
     with ThreadPoolExecutor(2) as threads:
@@ -238,7 +244,7 @@ async def test_requests_meant_for_others_are_refused(root: Path) -> None:
         assert (await answer_to(rank, "/v1/slices", changed={"Authorization": ""}))[0] == 401
         assert (await answer_to(rank, "/v1/slices", changed={"Authorization": "Bearer guess"}))[0] == 401
         code, text = await answer_to(rank, "/v1/slices", changed={"X-Dsort-Protocol": "99"})
-        assert (code, text) == (426, f"this rank speaks protocol {PROTOCOL}, the request has 99")
+        assert (code, text) == (426, "this rank speaks protocol 1 and 2, the request has 99")
         assert (await answer_to(rank, "/v1/slices", changed={"X-Dsort-Epoch": "e0"}))[0] == 409
         assert (await answer_to(rank, "/v1/slices", changed={"X-Dsort-Job": "other"}))[0] == 409
         assert (await answer_to(rank, "/v1/steps/list", b"{}"))[0] == 404
@@ -249,17 +255,60 @@ async def test_requests_meant_for_others_are_refused(root: Path) -> None:
         assert rank.errors == []
 
 
-async def test_another_token_another_protocol(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving(files=files_of(root)) as rank:
-        async with asking(rank, token="guess", patience=0.1) as peers:
-            with pytest.raises(DSortError, match="401 this rank wants its job's bearer token") as caught:
-                await pull(peers, slices_of((0, 0, 512)))
-            assert caught.value.reason is Reason.PEER_LOST
-        monkeypatch.setattr("dsort_worker.peers.PROTOCOL", 99)
-        async with asking(rank) as peers:
-            with pytest.raises(DSortError, match="speaks protocol") as caught:
+async def test_another_token_is_refused(root: Path) -> None:
+    async with serving(files=files_of(root)) as rank, asking(rank, token="guess", patience=0.1) as peers:
+        with pytest.raises(DSortError, match="401 this rank wants its job's bearer token") as caught:
+            await pull(peers, slices_of((0, 0, 512)))
+        assert caught.value.reason is Reason.PEER_LOST
+
+
+@pytest.mark.parametrize(
+    ("asker", "server", "spoken"),
+    [
+        (2, (1, 2), "2"),
+        (2, (1,), "1"),  # an older rank
+        (2, (2, 3), "2"),  # a newer one
+        (2, (3, 4), None),
+        (1, (1, 2), "1"),
+        (1, (1,), "1"),
+        (1, (2, 3), None),  # it has fallen back to 1 already
+        (3, (1, 2), "2"),
+        (1, (3, 4), None),
+        (2, (0,), None),
+    ],
+)
+async def test_ranks_of_two_versions_speak_the_newest_that_both_know(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asker: int,
+    server: tuple[int, ...],
+    spoken: str | None,
+) -> None:
+    words = " and ".join(map(str, server))
+    monkeypatch.setattr("dsort_worker.peers.PROTOCOL", asker)
+    monkeypatch.setattr(serve, "_SPOKEN", frozenset(map(str, server)))
+    monkeypatch.setattr(
+        serve, "refusal", lambda version: f"this rank speaks protocol {words}, the request has {version}"
+    )
+    heard: list[str | None] = []
+    original = serve._asked
+
+    def listen(request: web.Request, **size: Any) -> Any:
+        heard.append(request.headers.get("X-Dsort-Protocol"))
+        return original(request, **size)
+
+    monkeypatch.setattr(serve, "_asked", listen)
+    async with serving(files=files_of(root)) as rank, asking(rank) as peers:
+        if spoken is None:
+            with pytest.raises(
+                DSortError, match=f"rank 0 refused protocol {asker}: .* {words}, the"
+            ) as caught:
                 await pull(peers, slices_of((0, 0, 512)))
             assert caught.value.reason is Reason.PROTOCOL_MISMATCH
+        else:
+            for _ in range(2):
+                assert len(await pull(peers, slices_of((0, 0, 512)))) == 512
+            assert heard == [spoken, spoken]
 
 
 @contextmanager
@@ -360,10 +409,23 @@ async def test_past_the_queue_a_request_is_told_to_come_back_and_gets_its_turn(r
                 ask.write(request_bytes("/v1/slices", encode_slices(slices_of((0, 0, 512)))))
                 head = (await refused.readuntil(b"\r\n\r\n")).decode()
                 assert head.startswith("HTTP/1.1 503")
-                assert "Retry-After: 0.50" in head
+                ticket = re.search(r"X-Dsort-Ticket: (\d+)\r\n", head)
+                assert ticket is not None
+                seconds = re.search(r"Retry-After: (\d\.\d\d)\r\n", head)
+                assert seconds is not None
+                assert SOONEST <= float(seconds[1]) <= LATEST
+            # A rank that is one version older knows of no tickets, and nobody waits for it.
+            old = {**HEADERS, "X-Dsort-Protocol": "1"}
+            async with connected(rank) as (refused, ask):
+                ask.write(request_bytes("/v1/slices", encode_slices(slices_of((0, 0, 512))), old))
+                head = (await refused.readuntil(b"\r\n\r\n")).decode()
+                assert head.startswith("HTTP/1.1 503")
+                assert "Retry-After: " in head
+                assert "Ticket" not in head
             await reader.readexactly(3 * SIZE)
         content = (root / "1.tar").read_bytes()
         assert [one.result() for one in asked] == [content[number * 512 :][:512] for number in range(6)]
+        assert rank.flow.refused >= 6
 
 
 async def test_a_shard_that_ends_while_it_is_sent_ends_the_connection_not_the_body(root: Path) -> None:
@@ -447,3 +509,76 @@ async def test_a_receiver_that_goes_away_gives_its_slot_back(root: Path) -> None
         async with asking(rank) as peers:
             assert len(await pull(peers, slices_of((0, 0, 512)))) == 512
         assert rank.errors == []
+
+
+class Breaking(ThreadPoolExecutor):
+    """An executor on a machine that gives no more threads."""
+
+    def submit(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+
+async def test_what_nobody_expected_ends_the_rank_by_name(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(files=files_of(root)) as rank:
+        assert rank.server is not None
+        rank.server._threads = Breaking(1)
+        code, text = await answer_to(rank, "/v1/slices", encode_slices(slices_of((0, 0, 512))))
+        assert (code, text) == (500, "/v1/slices: RuntimeError: can't start new thread")
+        (error,) = rank.errors
+        assert (error.reason, error.message) == (Reason.INTERNAL, text)
+        (record,) = [one for one in caplog.records if one.name == "dsort.serve"]
+        assert record.exc_info is not None
+        assert rank.admission._buffers.lent == 0
+        assert (await answer_to(rank, "/v1/nowhere"))[0] == 404  # a wrong address is the asker's own mistake
+        assert len(rank.errors) == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("Ticket", "mine"), ("Size", "big"), ("Deadline", "soon")])
+async def test_headers_that_are_no_numbers_are_the_askers_mistake(root: Path, name: str, value: str) -> None:
+    async with serving(files=files_of(root)) as rank:
+        body = encode_slices(slices_of((0, 0, 512)))
+        assert (await answer_to(rank, "/v1/slices", body, {f"X-Dsort-{name}": value}))[0] == 400
+        assert rank.errors == []
+
+
+async def test_who_hangs_up_gives_up_its_place(root: Path) -> None:
+    whole = encode_slices(slices_of((0, 0, SIZE), (1, 0, SIZE), (0, 0, SIZE)))
+    async with (
+        serving(slots=1, files=files_of(root)) as rank,
+        connected(rank, receive=4096) as (reader, writer),
+    ):
+        writer.write(request_bytes("/v1/slices", whole))
+        await reader.readuntil(b"\r\n\r\n")
+        async with connected(rank) as (_, other):
+            other.write(request_bytes("/v1/slices", encode_slices(slices_of((0, 0, 512)))))
+            await until(lambda: rank.flow.queued == 1)
+        await until(lambda: rank.flow.queued == 0)
+        assert rank.flow.serving == 1
+
+
+async def test_a_body_that_does_not_come_loses_its_slot(root: Path) -> None:
+    body = encode_slices(slices_of((0, 0, 512)))
+    async with serving(slots=1, silence=0.2, files=files_of(root)) as rank, connected(rank) as (_, writer):
+        writer.write(request_bytes("/v1/slices", body)[:-1])
+        await until(lambda: rank.flow.serving == 1)
+        async with asking(rank) as peers:
+            assert len(await pull(peers, slices_of((1, 0, 512)))) == 512
+        assert rank.errors == []
+
+
+async def test_steps_need_no_slot(root: Path) -> None:
+    whole = encode_slices(slices_of((0, 0, SIZE), (1, 0, SIZE), (0, 0, SIZE)))
+    with deciding(1) as decisions:
+        async with (
+            serving(slots=1, waiting=1, decisions=decisions, files=files_of(root)) as rank,
+            connected(rank, receive=4096) as (reader, writer),
+            connected(rank) as (_, other),
+        ):
+            writer.write(request_bytes("/v1/slices", whole))
+            await reader.readuntil(b"\r\n\r\n")
+            other.write(request_bytes("/v1/slices", encode_slices(slices_of((0, 0, 512)))))
+            await until(lambda: rank.flow.queued == 1)
+            code, text = await answer_to(rank, "/v1/steps/sum", b'{"rank": 0, "report": {"value": 1}}')
+            assert (code, json.loads(text)) == (200, {"sum": 1})
