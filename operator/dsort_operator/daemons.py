@@ -16,6 +16,7 @@ from typing import Final
 
 from dsort_operator.actions import PlanSettings
 from dsort_operator.children import part
+from dsort_operator.cluster_memory import ClusterMemory
 from dsort_operator.gather import Gatherer
 from dsort_operator.jobcontrol import JobControl, Load
 from dsort_operator.kube import ApiError, Backoff, Kube
@@ -54,6 +55,10 @@ class Daemons:
     _group: asyncio.TaskGroup | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    _memory: ClusterMemory = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._memory = ClusterMemory(self.kube, silence=self.bounds.silence_seconds, clock=self.clock)
 
     async def run(self) -> None:
         """Let the tasks live until `stop` is called."""
@@ -138,7 +143,13 @@ class Daemons:
                 kube=self.kube,
                 sight=sight,
                 control=control,
-                gatherer=Gatherer(kube=self.kube, sight=sight, control=control, clock=self.clock),
+                gatherer=Gatherer(
+                    kube=self.kube,
+                    sight=sight,
+                    control=control,
+                    clock=self.clock,
+                    memory=self._memory,
+                ),
                 settings=self.settings,
                 bounds=self.bounds,
                 metrics=self.metrics,

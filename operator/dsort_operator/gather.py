@@ -16,6 +16,7 @@ from typing import Final
 from dsort_api.labels import COMPONENT_LABEL, JOB_UID_LABEL, WORKER_COMPONENT
 from dsort_api.messages import JobDefinition
 from dsort_operator.children import Body, items, part, time_of
+from dsort_operator.cluster_memory import ClusterMemory
 from dsort_operator.jobcontrol import JobControl
 from dsort_operator.kube import BATCH, CORE, ApiError, Kube, path_of
 from dsort_operator.naming import base_name, cleanup_name
@@ -47,6 +48,7 @@ class Gatherer:
     control: JobControl
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    memory: ClusterMemory | None = None
     denied: dict[str, str] = field(default_factory=dict)
     namespace_ending: bool = False
     definition: JobDefinition | None = None
@@ -74,8 +76,11 @@ class Gatherer:
             await self._read_definition(world)
         if world.workers is None:
             await self._read_claims(world)
+        measured, short_nodes = await self._look_at_memory(world)
         return replace(
             world,
+            measured=measured,
+            short_nodes=short_nodes,
             definition=self.definition,
             claims=self._claims,
             nodes=await self._count_nodes(world),
@@ -156,6 +161,11 @@ class Gatherer:
                 raise
             log.warning("nodes cannot be counted: %s", error)
             return None
+
+    async def _look_at_memory(self, world: World) -> tuple[dict[str, tuple[int, int]], frozenset[str]]:
+        if self.memory is None or self.definition is None:
+            return {}, frozenset()
+        return await self.memory.look(world, definition=self.definition)
 
     async def _lost_nodes(self, world: World) -> dict[str, datetime]:
         """Since when nodes are not Ready, of those that pods should have gone from by now."""

@@ -15,7 +15,8 @@ What the operator may do, and why (`dsort operator` needs these rights and no ot
 | (core) | namespaces | get | whether pods end because their namespace does |
 | networking.k8s.io | networkpolicies | get, create | with --network-policy |
 | events.k8s.io | events | create | events |
-| (core), cluster-wide | nodes | get, list | placement OnePerNode, and which node is lost |
+| metrics.k8s.io | pods | get | memory of pods whose ranks do not answer, where there is such an API |
+| (core), cluster-wide | nodes | get, list | placement OnePerNode, and which node is lost or short of memory |
 | coordination.k8s.io, own namespace | leases | get, create, update | with --leader-election |
 
 All but nodes and leases are needed in the watched namespaces alone. Without the right to nodes, OnePerNode waits.

@@ -11,27 +11,28 @@ from dsort_operator.world import Report, World
 
 
 class MemorySight(NamedTuple):
-    """usages: of the pods of which something is known, by their index. complete: whether nothing is missing of the pods that run.
-
-    A rank of an older version that answers without figures is missing from none.
+    """usages: of the pods of which something is known, by their index. silent: the pods that run and whose ranks do not answer; one
+    of an older version, that answers without figures, is none of them. complete: whether something is known of these, too.
     """
 
     usages: tuple[Usage, ...]
+    silent: tuple[WorkerPod, ...]
     complete: bool
 
 
 def memory_sight(world: World, *, lanes: int, silence: float) -> MemorySight:
     """Of the pods that run. silence: seconds after which what a rank said is not believed any more."""
-    usages = []
-    complete = True
+    usages, silent = [], []
     running = (pod for pod in world.live_pods if pod.exit_code is None)
     for _, pod in sorted(newest(running).items()):
         fresh = _fresh(world, pod, lanes=lanes, silence=silence)
         usage = _usage(world, pod, rank=pod.index * lanes, said=fresh)
         if usage is not None:
             usages.append(usage)
-        complete = complete and (fresh is not None or pod.uid in world.measured or pod.phase != "Running")
-    return MemorySight(tuple(usages), complete)
+        if fresh is None and pod.phase == "Running":
+            silent.append(pod)
+    complete = all(pod.uid in world.measured for pod in silent)
+    return MemorySight(tuple(usages), tuple(silent), complete)
 
 
 def _fresh(world: World, pod: WorkerPod, *, lanes: int, silence: float) -> Report | None:
