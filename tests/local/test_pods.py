@@ -16,7 +16,7 @@ import pytest
 from dsort_api.messages import Phase, Stop
 from dsort_api.reasons import EXIT_CODES, Reason
 from dsort_cli.main import main
-from dsort_worker.cgroup import _folders
+from dsort_worker.cgroup import groups
 from dsort_worker.joblock import Hold, try_lock
 from dsort_worker.lanes import Say, run_lanes
 from tests.support.gates import PHASES, Gate
@@ -238,9 +238,9 @@ def test_a_lane_that_is_killed_ends_its_pod(source: Path, wanted: list[bytes], t
 @pytest.fixture
 def limited() -> Iterator[Path]:
     """A control group with a limit of 64 MiB, of version 1 or 2; a process joins it by its `cgroup.procs`."""
-    for kind, group in _folders("/"):
-        folder = Path(group, f"dsort-test-{os.getpid()}")
-        limit = folder / ("memory.limit_in_bytes" if kind == "cgroup" else "memory.max")
+    for group in groups():
+        folder = Path(group.folder, f"dsort-test-{os.getpid()}")
+        limit = folder / ("memory.limit_in_bytes" if group.kind == "cgroup" else "memory.max")
         try:
             folder.mkdir()
         except OSError:

@@ -12,9 +12,9 @@ import contextlib
 import hmac
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -40,16 +40,26 @@ class Exposition:
 
 
 class ControlServer:
-    """Runs the control endpoint from `start` to `stop`, in a thread; there is time for metrics there, too."""
+    """Runs the control endpoint from `start` to `stop`, in a thread; there is time for metrics there, too, and for a `watch`,
+    which runs until it is cancelled.
+    """
 
     def __init__(
-        self, state: RankState, *, host: str, port: int, token: str, metrics: Exposition | None = None
+        self,
+        state: RankState,
+        *,
+        host: str,
+        port: int,
+        token: str,
+        metrics: Exposition | None = None,
+        watch: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._state = state
         self._host = host
         self._port = port
         self._token = token
         self._metrics = metrics
+        self._watch = watch
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -109,6 +119,10 @@ class ControlServer:
                 metrics = web.Application()
                 metrics.router.add_get("/metrics", self._scrape)
                 self.metrics_port = await self._listen(metrics, self._metrics.port, stack)
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            if self._watch is not None:
+                watching = group.create_task(self._watch(), name="watch")
+                stack.callback(watching.cancel)
             self._ready.set()
             await self._stop.wait()
 

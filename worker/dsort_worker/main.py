@@ -17,6 +17,7 @@ from typing import Final
 from dsort_api.messages import Failure
 from dsort_worker.control import ControlServer
 from dsort_worker.malloc import keep_freed_memory
+from dsort_worker.memorywatch import MemoryWatch
 from dsort_worker.process import FAREWELL, Process, RankSettings
 from dsort_worker.state import RankState
 from dsort_worker.termination import GRACE, SIGTERM_EXIT, Termination
@@ -48,7 +49,12 @@ def run_rank(
 
         metrics = exposition(state, job=settings.job.name, port=settings.metrics_port)
     control = ControlServer(
-        state, host=settings.host, port=settings.control_port, token=settings.token, metrics=metrics
+        state,
+        host=settings.host,
+        port=settings.control_port,
+        token=settings.token,
+        metrics=metrics,
+        watch=MemoryWatch(state, spec=settings.job.spec.memory).run,
     )
     url = control.start()
     try:

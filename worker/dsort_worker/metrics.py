@@ -45,7 +45,7 @@ class _RankCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The values now."""
         seen, labels = self._state.observed(), (self._job, str(self._state.rank))
-        progress, memory = seen.progress, seen.memory
+        progress, memory, flow = seen.progress, seen.memory, seen.flow
         phase = InfoMetricFamily("dsort_rank_phase", "The phase that the rank is in.", labels=_LABELS)
         phase.add_metric(labels, {"phase": seen.phase.value})
         yield phase
@@ -60,13 +60,34 @@ class _RankCollector(Collector):
             ("memory_reserved_bytes", "Memory of all buffers.", memory.reserved),
             ("memory_resident_bytes", "Resident memory.", memory.rss),
             ("memory_resident_peak_bytes", "Resident memory at its peak.", memory.peak_rss),
+            (
+                "memory_limit_bytes",
+                "What the rank, or its control group, may have; 0: not known.",
+                memory.limit,
+            ),
+            ("memory_unreclaimable_bytes", "Of that limit, what is taken for good.", memory.unreclaimable),
+            ("memory_unreclaimable_peak_bytes", "The same at its peak.", memory.peak_unreclaimable),
+            ("memory_working_set_bytes", "Of that limit, as the kubelet counts it.", memory.working_set),
+            ("throttle_level", "How far the rank holds back: 0 is full speed.", flow.level),
+            ("window_bytes", "Payload that may be asked for at once.", flow.window),
+            ("outstanding_bytes", "Payload asked for that has not come.", flow.outstanding),
+            ("outstanding_requests", "Requests that payload is to come of.", flow.requests),
+            ("serving_requests", "Answers in progress.", flow.serving),
+            ("queued_requests", "Requests of others that wait for their turn.", flow.queued),
         ):
             gauge = GaugeMetricFamily(f"dsort_rank_{name}", text, labels=_LABELS)
             gauge.add_metric(labels, value)
             yield gauge
+        if memory.pressure is not None:
+            text = "Share of the last ten seconds in which somebody waited for memory."
+            pressure = GaugeMetricFamily("dsort_rank_memory_pressure_ratio", text, labels=_LABELS)
+            pressure.add_metric(labels, memory.pressure / 100)
+            yield pressure
         for name, text, value in (
             ("sent_bytes", "Payload sent to other ranks.", progress.bytes_sent),
             ("received_bytes", "Payload received from other ranks.", progress.bytes_received),
+            ("spilled_bytes", "Metadata that went to disk for want of memory.", memory.spilled),
+            ("refused_requests", "Requests of others that were sent away.", flow.refused),
             ("warnings", "Culprits that a reaction of Warn passed over.", seen.warning_count),
         ):
             counter = CounterMetricFamily(f"dsort_rank_{name}", text, labels=_LABELS)

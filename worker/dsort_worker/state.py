@@ -7,7 +7,6 @@ driver should see at once wakes its held request, a mere count does not (the dri
 from __future__ import annotations
 
 import logging
-import resource
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from dsort_api.messages import (
 from dsort_api.messages import (
     Warning as Notice,
 )
+from dsort_worker.memory import Gauge, peak_rss
 from dsort_worker.throttle import Throttle
 
 log: Final = logging.getLogger("dsort.rank")
@@ -93,6 +93,7 @@ class RankState:
     traffic: Traffic = field(default_factory=Traffic)
     flow: Flowing = field(default_factory=Flowing)
     throttle: Throttle = field(default_factory=Throttle)
+    gauge: Gauge = field(default_factory=Gauge)
     counters: Counters = field(default_factory=Counters)
     started: float = field(default_factory=time.monotonic)
 
@@ -168,6 +169,10 @@ class RankState:
         with self._lock:
             self._reserved = size
 
+    def news(self) -> None:
+        """Something that is not kept here is worth waking the driver for."""
+        self._changed()
+
     # What the driver says
 
     def tell(self, desired: Desired) -> None:
@@ -224,6 +229,7 @@ class RankState:
 
     def observed(self) -> Observed:
         """The observed state now."""
+        reading = self.gauge.sample()
         with self._lock:
             counters, told = self.counters, self._told
             return Observed(
@@ -244,7 +250,18 @@ class RankState:
                     bytes_sent=self.traffic.sent,
                     bytes_received=self.traffic.received,
                 ),
-                memory=memory_now(budget=told.memory_budget, reserved=self._reserved),
+                memory=Memory(
+                    budget=told.memory_budget,
+                    reserved=self._reserved,
+                    rss=reading.rss,
+                    peak_rss=max(reading.rss, peak_rss()),  # the kernel counts both loosely
+                    source=reading.source,
+                    limit=reading.limit,
+                    unreclaimable=reading.unreclaimable,
+                    peak_unreclaimable=self.gauge.peak_unreclaimable,
+                    working_set=reading.working_set,
+                    pressure=reading.pressure,
+                ),
                 flow=Flow(level=self.throttle.level, **asdict(self.flow)),
                 failure=self._failure,
                 warnings=list(self._warnings),
@@ -256,16 +273,3 @@ class RankState:
         with self._lock:
             self._version += 1
         self.on_change()
-
-
-def memory_now(*, budget: int, reserved: int) -> Memory:
-    """Resident memory of this process, now and at its peak, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            rss = int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:  # no /proc: the peak is all that this system tells
-        rss = peak
-    return Memory(
-        budget=budget, reserved=reserved, rss=rss, peak_rss=max(rss, peak)
-    )  # the kernel counts both loosely

@@ -8,30 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsort_worker.cgroup import oom_kills
-
-POD = "/kubepods/burstable/pod7/abc"
-V1_MOUNTS = """\
-22 1 0:20 / /proc rw - proc proc rw
-31 25 0:27 {shown} /sys/fs/cgroup/cpu rw,nosuid - cgroup cgroup rw,cpu,cpuacct
-32 25 0:28 {shown} /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory
-33 25 0:29 / /sys/fs/cgroup/unified rw,nosuid - cgroup2 cgroup2 rw
-"""
-V2_MOUNTS = """\
-22 1 0:20 / /proc rw - proc proc rw
-33 25 0:29 {shown} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate
-"""
-
-
-def machine(root: Path, *, group: str, mounts: str, files: dict[str, str]) -> str:
-    (root / "proc" / "self").mkdir(parents=True)
-    (root / "proc" / "self" / "cgroup").write_text(group)
-    (root / "proc" / "self" / "mountinfo").write_text(mounts)
-    for name, text in files.items():
-        path = root / "sys" / "fs" / "cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return str(root)
-
+from tests.support.cgroupfiles import POD, V1_MOUNTS, V2_MOUNTS, machine
 
 CONTROL = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
 EVENTS = "low 0\nhigh 0\nmax 7\noom 4\noom_kill {}\noom_group_kill 9\n"

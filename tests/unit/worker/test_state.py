@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import builtins
-import os
 import threading
 from collections.abc import Callable
 
 import pytest
 
-from dsort_api.messages import Desired, Failure, Flow, Outcome, Peer, PeerTable, Phase, Stop
+from dsort_api.messages import Desired, Failure, Flow, Memory, Outcome, Peer, PeerTable, Phase, Stop
 from dsort_api.messages import Warning as Notice
 from dsort_api.reasons import Reason
-from dsort_worker.state import MOST_WARNINGS, Counters, RankState, memory_now
+from dsort_worker.memory import Gauge, Reading
+from dsort_worker.state import MOST_WARNINGS, Counters, RankState
 
 
 def table(version: int) -> PeerTable:
@@ -120,18 +119,29 @@ def test_many_threads_lose_no_warning() -> None:
     assert state.observed().warning_count == 2000
 
 
-def test_memory_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = bytearray(os.urandom(1 << 24))
-    memory = memory_now(budget=1, reserved=2)
-    assert 1 << 24 < memory.rss < 1 << 40
-    assert memory.peak_rss >= len(kept)
-    assert (memory.budget, memory.reserved) == (1, 2)
-
-    def no_proc(*_: object, **__: object) -> None:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(builtins, "open", no_proc)
-    assert memory_now(budget=0, reserved=0).rss == memory_now(budget=0, reserved=0).peak_rss
+def test_memory_is_that_of_the_reading_and_of_the_peak() -> None:
+    first = Reading("cgroup2", limit=100, unreclaimable=70, working_set=80, rss=1 << 50, pressure=1.5)
+    second = Reading("cgroup2", limit=100, unreclaimable=60, working_set=90, rss=10, pressure=None)
+    readings = iter((first, second))
+    state = RankState(rank=0, epoch="e", gauge=Gauge(lambda: next(readings)))
+    state.tell(Desired(memory_budget=50))
+    state.reserve(40)
+    assert state.observed().memory == Memory(
+        budget=50,
+        reserved=40,
+        rss=1 << 50,
+        peak_rss=1 << 50,
+        source="cgroup2",
+        limit=100,
+        unreclaimable=70,
+        peak_unreclaimable=70,
+        working_set=80,
+        pressure=1.5,
+    )
+    memory = state.observed().memory
+    assert (memory.unreclaimable, memory.peak_unreclaimable, memory.working_set) == (60, 70, 90)
+    assert memory.pressure is None
+    assert memory.peak_rss > memory.rss == 10
 
 
 def test_the_throttle_level_is_passed_on_and_the_flow_is_shown_as_it_is() -> None:
