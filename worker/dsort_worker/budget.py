@@ -89,6 +89,9 @@ class Buffers:
         self._free: asyncio.Queue[mmap.mmap] = asyncio.Queue()
         self._all = [mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(count)]
         for buffer in self._all:
+            # Small pages would fault in one by one, 4,096 of them for a large window.
+            with contextlib.suppress(OSError):  # a kernel without large ones
+                buffer.madvise(mmap.MADV_HUGEPAGE)
             self._free.put_nowait(buffer)
 
     @property

@@ -13,6 +13,7 @@ them without a slot, so they never wait behind data.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import json
 import logging
@@ -104,11 +105,15 @@ class DataServer:
 
     async def start(self, *, host: str, port: int) -> str:
         """Listen; returns the url."""
-        app = web.Application(middlewares=[self._guard], client_max_size=MOST_BODY)
-        app.router.add_post("/v1/steps/{step}", self._step)
-        app.router.add_post("/v1/rows/{rank}", self._rows)
-        app.router.add_post("/v1/cell", self._cell)
-        app.router.add_post("/v1/slices", self._slices)
+        app = web.Application(client_max_size=MOST_BODY)
+        for path, handler in (
+            ("/v1/steps/{step}", self._step),
+            ("/v1/rows/{rank}", self._rows),
+            ("/v1/cell", self._cell),
+            ("/v1/slices", self._slices),
+        ):
+            # No middleware: aiohttp keeps those of a thousand applications, with all that they hold.
+            app.router.add_post(path, functools.partial(self._guard, handler=handler))
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -126,7 +131,6 @@ class DataServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    @web.middleware
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import mmap
+import resource
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -86,3 +89,21 @@ async def test_waiters_are_served_in_order_and_a_cancelled_one_takes_nothing() -
     assert order == [0, 2, 3]
     assert buffers.lent == 0
     buffers.close()
+
+
+@pytest.mark.skipif(
+    "[never]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(), reason="no large pages here"
+)
+def test_large_buffers_fault_in_by_large_pages() -> None:
+    buffers = Buffers(count=1, size=16 * MIB)
+
+    async def fill() -> int:
+        async with buffers.lend() as view:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for low in range(0, len(view), mmap.PAGESIZE):
+                view[low] = 1
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults = asyncio.run(fill())
+    buffers.close()
+    assert faults < 16 * MIB // mmap.PAGESIZE // 2
