@@ -20,12 +20,14 @@ class Store:
         self.lease: dict[str, Any] | None = None
         self.away = False
         self.version = 0
+        self.looks = 0
 
     def _answer(self) -> None:
         if self.away:
             raise ApiError("x", status=503, reason="", message="away")
 
     async def get(self, _: str) -> dict[str, Any] | None:
+        self.looks += 1
         self._answer()
         return copy.deepcopy(self.lease)
 
@@ -64,9 +66,15 @@ def candidate(store: Store, clock: Clock, name: str) -> Lease:
 
 
 async def renewed(store: Store) -> None:
-    """Wait until the holder has written once more."""
+    """Wait until the holder has begun and ended a write: the first that comes may have been under way already."""
     version = store.version
-    await until(lambda: store.version > version)
+    await until(lambda: store.version > version + 1)
+
+
+async def looked(store: Store) -> None:
+    """Wait until the only candidate has begun and ended a look at the Lease."""
+    looks = store.looks
+    await until(lambda: store.looks > looks + 1)
 
 
 @pytest.mark.asyncio
@@ -84,8 +92,9 @@ async def test_one_leads_and_another_follows_when_it_is_silent() -> None:
     assert not second.leading.is_set()
     holding.cancel()
     await asyncio.wait({holding})
+    await looked(store)  # its patience begins with the last that it saw of the first
     clock.now += 14
-    await asyncio.sleep(0.01)
+    await looked(store)
     assert not second.leading.is_set()
     clock.now += 2
     await until(second.leading.is_set)
@@ -103,7 +112,7 @@ async def test_who_cannot_renew_gives_up_before_another_may_take_over() -> None:
     await until(first.leading.is_set)
     store.away = True
     clock.now += 9
-    await asyncio.sleep(0.01)
+    await looked(store)
     assert not holding.done()
     clock.now += 1.1
     with pytest.raises(LeadershipLostError):
