@@ -21,7 +21,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from dsort_worker.rows import U8, U32, U64, Index, RowBlock
 
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
-_CHUNK: Final = 1 << 16
+_CHUNK: Final = 1 << 13
 _PIECE: Final = 1 << 19
 """Rows that are refined at a time: it bounds the temporary arrays of a sort by keys."""
 
@@ -56,10 +56,10 @@ def mix_array(x: U64) -> U64:
     return x
 
 
-def shuffle_keys(count: int, *, seed: int, shard: int) -> U64:
-    """Order keys of a shard's records 0..count-1 under Shuffle: u8[count]."""
+def shuffle_keys(count: int, *, seed: int, shard: int, first: int = 0) -> U64:
+    """Order keys of `count` of a shard's records from number `first` on under Shuffle: u8[count]."""
     base = mix((mix((seed + _GOLDEN) & _MASK) + shard * _GOLDEN) & _MASK)
-    keys = np.arange(count, dtype=np.uint64)
+    keys = np.arange(first, first + count, dtype=np.uint64)
     keys *= np.uint64(_GOLDEN)
     keys += np.uint64(base)
     return mix_array(keys)
@@ -257,6 +257,11 @@ def _comparison(*, descending: bool) -> Callable[[Bound, Bound], int]:
     return compare
 
 
+def compare_bounds(*, descending: bool = False) -> Callable[[Bound], Any]:
+    """A key for sorting bounds by their place in the output order."""
+    return functools.cmp_to_key(_comparison(descending=descending))
+
+
 def equal_steps(total: int, count: int) -> Index:
     """The middles of `count` equal parts of [0, total): i8[count]."""
     return (np.arange(count, dtype=np.int64) * 2 + 1) * total // max(1, 2 * count)
@@ -293,9 +298,9 @@ def choose_splitters(samples: Sequence[Sample], *, ranks: int, descending: bool 
 
     Row x goes to the first rank whose range ends after it: range r begins at splitter r - 1.
     """
-    compare = functools.cmp_to_key(_comparison(descending=descending))
+    place = compare_bounds(descending=descending)
     weighted = sorted(
-        ((bound, s.weight) for s in samples for bound in s.bounds), key=lambda pair: compare(pair[0])
+        ((bound, s.weight) for s in samples for bound in s.bounds), key=lambda pair: place(pair[0])
     )
     total = sum(weight for _, weight in weighted)
     splitters: list[Bound] = []

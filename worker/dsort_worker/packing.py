@@ -10,6 +10,7 @@ Pure: numpy in, numpy out.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -17,11 +18,13 @@ from typing import Final
 
 import numpy as np
 
-from dsort_worker.order import mix_array
-from dsort_worker.rows import BLOCK, U64, Index, Rows
+from dsort_worker.rows import BLOCK, Index, Rows
 
 END_OF_ARCHIVE: Final = 1024
 """Bytes of zeros that end a tar; not part of any size that packing counts."""
+
+_CHUNK: Final = 1 << 16
+"""Rows at a time: rows may be pages of a file, and nothing is made of all of them at once."""
 
 
 class Unit(Enum):
@@ -73,9 +76,33 @@ class Numbering:
     continues_on: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """The cells of a rank's rows that are not empty, in order, each i8[cells].
+
+    cell: its number. first: the row where it begins. blocks, members: of its rows together.
+    """
+
+    cell: Index
+    first: Index
+    blocks: Index
+    members: Index
+
+    def __len__(self) -> int:
+        return len(self.cell)
+
+    @property
+    def range(self) -> CellRange:
+        """Their summary, for rank 0."""
+        return CellRange(int(self.cell[0]), int(self.cell[-1]), len(self)) if len(self) else CellRange()
+
+
 def total_of(rows: Rows) -> Total:
     """The total of a rank's rows."""
-    return Total(len(rows), int(rows["length"].sum(dtype=np.uint64)))
+    blocks = sum(
+        int(rows["length"][low : low + _CHUNK].sum(dtype=np.int64)) for low in range(0, len(rows), _CHUNK)
+    )
+    return Total(len(rows), blocks)
 
 
 def bases(totals: Sequence[Total]) -> list[Total]:
@@ -87,7 +114,7 @@ def bases(totals: Sequence[Total]) -> list[Total]:
 
 
 def cells_of(rows: Rows, rule: PackingRule, *, before: Total, everything: Total) -> Index:
-    """The cell of each row: i8[n], ascending. `before` is the total of all rows on earlier ranks."""
+    """The cell of each row: i8[n], ascending. `before` is the total of all rows that stand before them."""
     if rule.unit is Unit.RECORDS:
         return (np.arange(len(rows), dtype=np.int64) + before.records) // rule.value
     prefix = np.cumsum(rows["length"], dtype=np.int64)
@@ -97,16 +124,34 @@ def cells_of(rows: Rows, rule: PackingRule, *, before: Total, everything: Total)
         prefix *= BLOCK
         prefix //= rule.value
         return prefix
-    # Python integers: bytes x shards passes 64 bits. The cell of p is the number of starts at or before it, less one.
-    starts = [-(-everything.blocks * cell // rule.value) for cell in range(rule.value)]
-    return np.searchsorted(np.array(starts, dtype=np.int64), prefix, side="right").astype(np.int64) - 1
+    starts = _cell_starts(rule.value, everything.blocks)
+    return np.searchsorted(starts, prefix, side="right").astype(np.int64) - 1
 
 
-def cell_range(cells: Index) -> CellRange:
-    """Summary of a rank's cells, for rank 0."""
-    if not len(cells):
-        return CellRange()
-    return CellRange(int(cells[0]), int(cells[-1]), 1 + int(np.count_nonzero(np.diff(cells))))
+@functools.lru_cache(maxsize=1)
+def _cell_starts(count: int, blocks: int) -> Index:
+    """Where each of `count` equal cells begins. The cell of a place is the number of starts at or before it, less one."""
+    # Python integers: bytes x shards passes 64 bits.
+    return np.array([-(-blocks * cell // count) for cell in range(count)], dtype=np.int64)
+
+
+def cut_cells(rows: Rows, rule: PackingRule, *, before: Total, everything: Total) -> Cells:
+    """The cells of a rank's rows. `before` is the total of all rows on earlier ranks."""
+    parts: list[tuple[Index, Index, Index, Index]] = []
+    for low in range(0, len(rows), _CHUNK):
+        part = rows[low : low + _CHUNK]
+        cells = cells_of(part, rule, before=before, everything=everything)
+        starts = np.concatenate(([0], np.flatnonzero(cells[1:] != cells[:-1]) + 1))
+        blocks = np.add.reduceat(part["length"], starts, dtype=np.int64)
+        members = np.add.reduceat(part["members"], starts, dtype=np.int64)
+        parts.append((cells[starts], starts + low, blocks, members))
+        before += Total(len(part), int(blocks.sum()))
+    if not parts:
+        return Cells(*(np.empty(0, dtype=np.int64) for _ in range(4)))
+    cell, first, blocks, members = (np.concatenate(column) for column in zip(*parts, strict=True))
+    # A cell that spans parts is there once for each of them.
+    new = np.concatenate(([0], np.flatnonzero(cell[1:] != cell[:-1]) + 1))
+    return Cells(cell[new], first[new], np.add.reduceat(blocks, new), np.add.reduceat(members, new))
 
 
 def number_shards(ranges: Sequence[CellRange]) -> tuple[list[Numbering], int]:
@@ -135,27 +180,3 @@ def _continuation(ranges: Sequence[CellRange], rank: int) -> tuple[int, ...]:
             break  # as is every rank after one that goes on past this cell
         later.append(other)
     return tuple(later)
-
-
-def collisions(hashes: U64, numbers: Index) -> Index:
-    """Records whose key stands already in the same output shard: i8[n, 2], (earlier row, row), by shard.
-
-    hashes: of the record keys, u8[rows]; numbers: the rows' output shards, ascending.
-    """
-    marks = mix_array(hashes + numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    marks.sort()
-    if not bool((marks[1:] == marks[:-1]).any()):
-        return np.empty((0, 2), dtype=np.int64)
-    order = np.lexsort((hashes, numbers))
-    same = (hashes[order][1:] == hashes[order][:-1]) & (numbers[order][1:] == numbers[order][:-1])
-    return np.stack((order[:-1][same], order[1:][same]), axis=1)
-
-
-def shard_numbers(cells: Index, *, first_number: int) -> Index:
-    """Output shard number of each row: i8[n]."""
-    if not len(cells):
-        return cells
-    steps = np.empty(len(cells), dtype=np.int64)
-    steps[0] = first_number
-    np.not_equal(cells[1:], cells[:-1], out=steps[1:])
-    return np.cumsum(steps, out=steps)

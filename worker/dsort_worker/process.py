@@ -252,6 +252,7 @@ class Process:
                 input_root=input_root,
                 staging=staging,
                 scratch=settings.scratch or (staging.scratch if kept else None),
+                room=division.rows,
                 open_files=_open_files(),
                 short_circuit=settings.short_circuit and job.spec.workers.short_circuit,
                 state=state,

@@ -22,19 +22,21 @@ import numpy as np
 
 from dsort_api.messages import Outcome, Phase, PlannedOutput, PlannedShard, Totals
 from dsort_api.reasons import DSortError, Reason
-from dsort_api.spec import DSortJobSpec, OrderKind
+from dsort_api.spec import DSortJobSpec
 from dsort_api.templates import OutputTemplate
 from dsort_worker import packing, steps
 from dsort_worker.assemble import Assembler
 from dsort_worker.budget import Buffers
+from dsort_worker.collisions import count_collisions
 from dsort_worker.decisions import Decisions
 from dsort_worker.findings import FindingsLog
-from dsort_worker.layout import count_collisions, packing_rule, shards_of
-from dsort_worker.order import sample_size, sort_order
+from dsort_worker.layout import extended, packing_rule, shards_of
+from dsort_worker.merge import Run
+from dsort_worker.ordering import Ordering
 from dsort_worker.peers import Peers
 from dsort_worker.pools import Pools
-from dsort_worker.rows import Index, RowBlock, extend_rows, join_blocks, permute_rows
-from dsort_worker.rowstore import RowsReceiver, RowStore
+from dsort_worker.rows import RowBlock
+from dsort_worker.rowstore import RowStore
 from dsort_worker.scan import Indexer, Scanned, needs_keys, scan_share, tar_indexer
 from dsort_worker.serve import Offers
 from dsort_worker.shardfiles import ShardFiles
@@ -61,6 +63,7 @@ class Rank:
         input_root: str,
         staging: Staging,
         scratch: str | None,
+        room: int,
         open_files: int,
         short_circuit: bool,
         state: RankState,
@@ -79,7 +82,6 @@ class Rank:
         self._spec = spec
         self._input_root = input_root
         self._staging = staging
-        self._scratch = scratch
         self._open_files = open_files
         self._short_circuit = short_circuit
         self._state = state
@@ -93,8 +95,10 @@ class Rank:
         self._cancelled = cancelled
         self._indexer = indexer
         self._template = OutputTemplate.parse(spec.output.name)
-        self._descending = spec.order.descending
         self._collisions = 0
+        self._ordering = Ordering(
+            spec.order, ranks=ranks, room=room, folder=scratch, on_spill=state.spill, cancelled=cancelled
+        )
 
     async def run(self) -> Outcome:
         """Go through all steps. Raises DSortError; cancelled when the rank is told to stop."""
@@ -132,58 +136,47 @@ class Rank:
             or tar_indexer(files, self._spec, findings=self._findings, cancelled=self._cancelled),
             findings=self._findings,
             counters=counters,
+            room=self._ordering.room,
+            spill=self._ordering.spill,
         )
 
     async def _order(self, scanned: Scanned) -> RowBlock:
         """Sort the own rows, offer them, and pull the rows of the own key range."""
         self._state.enter(Phase.ORDER)
         block, scanned.block = scanned.block, RowBlock.empty()
+        ordering = self._ordering
         if self._ranks == 1:
-            await in_thread(self._pools.compute, self._sort, block)
-            return block
-        store = await in_thread(self._pools.compute, self._store_sorted, block)
+            return await in_thread(self._pools.compute, ordering.sort_alone, block)
+        store = await in_thread(self._pools.compute, ordering.store, block)
         del block
         splitters = steps.read_splitters(await self._step(steps.SPLIT, steps.sample_report(store.bounds)))
         cuts = await in_thread(
-            self._pools.compute, store.cut, splitters, ranks=self._ranks, descending=self._descending
+            self._pools.compute,
+            store.cut,
+            splitters,
+            ranks=self._ranks,
+            descending=self._spec.order.descending,
         )
         self._offers.rows.set((store, cuts))
         async with asyncio.TaskGroup() as group:
             pulls = [group.create_task(self._pull_rows(store, cuts, rank)) for rank in range(self._ranks)]
-        blocks = [pull.result() for pull in pulls]
+        arrived = [pull.result() for pull in pulls]
         del pulls
-        return await in_thread(self._pools.compute, self._join_sorted, blocks)
+        return await in_thread(self._pools.compute, ordering.join, arrived)
 
-    def _sort(self, block: RowBlock) -> None:
-        """Sort a block in place. It stands in canonical order, so order None has nothing to do."""
-        if self._spec.order.kind is not OrderKind.NONE:
-            order = sort_order(block, descending=self._descending)
-            block.drop_keys()
-            permute_rows(block.rows, order)
-
-    def _store_sorted(self, block: RowBlock) -> RowStore:
-        order: Index = (
-            np.arange(len(block))
-            if self._spec.order.kind is OrderKind.NONE
-            else sort_order(block, descending=self._descending)
-        )
-        return RowStore.write(block, order, folder=self._scratch, sample=sample_size(self._ranks))
-
-    async def _pull_rows(self, store: RowStore, cuts: list[int], rank: int) -> RowBlock:
+    async def _pull_rows(self, store: RowStore, cuts: list[int], rank: int) -> RowBlock | RowStore | Run:
         if rank == self._rank:
-            return await in_thread(self._pools.compute, store.load, cuts[rank], cuts[rank + 1])
-        keys = needs_keys(self._spec)
-        sink = await self._peers.stream(
-            rank, f"/v1/rows/{self._rank}", sink=lambda: RowsReceiver(has_keys=keys)
-        )
-        return sink.block
+            return await in_thread(
+                self._pools.compute, self._ordering.own_range, store, cuts[rank], cuts[rank + 1], rank=rank
+            )
+        return await self._pull(rank, f"/v1/rows/{self._rank}", has_keys=needs_keys(self._spec))
 
-    def _join_sorted(self, blocks: list[RowBlock]) -> RowBlock:
-        """Merge the ranges of all ranks: in canonical order for the stable sort, which finds the runs already sorted."""
-        block = join_blocks(blocks)
-        # Ranks scan runs of shards in order, and each range is sorted: equal keys stand in canonical order.
-        self._sort(block)
-        return block
+    async def _pull(self, rank: int, path: str, *, has_keys: bool) -> RowBlock | RowStore:
+        """Rows that a rank offers."""
+        sink = await self._peers.stream(
+            rank, path, sink=lambda: self._ordering.receiver(rank, has_keys=has_keys)
+        )
+        return await in_thread(self._pools.compute, sink.finish)
 
     async def _pack(self, block: RowBlock, listed: Listed) -> tuple[RowBlock, list[OutputShard]]:
         """Number the output shards, and take over the rows of the last own one that lie on later ranks."""
@@ -194,45 +187,39 @@ class Rank:
         before = packing.bases(totals)
         cells = await in_thread(
             self._pools.compute,
-            packing.cells_of,
+            packing.cut_cells,
             block.rows,
             packing_rule(self._spec.output),
             before=before[self._rank],
             everything=before[-1],
         )
-        if len(cells):
-            # All that a peer can ask for: what belongs to a shard that began on an earlier rank.
-            first = int(np.searchsorted(cells, cells[0], side="right"))
-            self._offers.cell.set(RowBlock(block.rows[:first].copy(), block.extra))
-        else:
-            first = 0
+        # All that a peer can ask for: what belongs to a shard that began on an earlier rank.
+        first = int(cells.first[1]) if len(cells) > 1 else len(block)
+        if self._rank:
+            self._offers.cell.set(await in_thread(self._pools.compute, self._ordering.head, block, first))
         numbering, _ = steps.read_numbering(
-            await self._step(steps.NUMBER, steps.cells_report(packing.cell_range(cells))), rank=self._rank
+            await self._step(steps.NUMBER, steps.cells_report(cells.range)), rank=self._rank
         )
+        shards = shards_of(cells, len(block), numbering=numbering, template=self._template)
+        later = []
+        if shards:
+            # The rows of later ranks that belong to the last own shard.
+            later = [await self._pull(rank, "/v1/cell", has_keys=False) for rank in numbering.continues_on]
         foreign = first if numbering.first_is_foreign else 0
-        numbers = packing.shard_numbers(cells, first_number=numbering.first_number)[foreign:]
-        if len(numbers) and numbering.continues_on:
-            later = [await self._pull_cell(rank) for rank in numbering.continues_on]
-            numbers = np.append(numbers, np.full(sum(map(len, later)), numbers[-1]))
-            extend_rows(block, later)
-        mine = RowBlock(block.rows[foreign:], block.extra)
-        shards = await in_thread(self._pools.compute, shards_of, mine.rows, numbers, template=self._template)
+        mine = await in_thread(self._pools.compute, self._ordering.extend, block, foreign, later)
+        if later:
+            shards[-1] = extended(shards[-1], mine.rows[-sum(part.extent.rows for part in later) :])
         self._collisions = await in_thread(
             self._pools.compute,
             count_collisions,
             mine.rows,
-            numbers,
+            shards,
+            how=self._ordering.how,
             reaction=self._spec.records.collisions,
-            template=self._template,
             inputs=[shard.name for shard in listed.shards],
             report=self._findings.report,
         )
         return mine, shards
-
-    async def _pull_cell(self, rank: int) -> RowBlock:
-        """The rows of a later rank that belong to the last own shard."""
-        sink = await self._peers.stream(rank, "/v1/cell", sink=lambda: RowsReceiver(has_keys=False))
-        return sink.block
 
     async def _plan(self, scanned: Scanned, shards: list[OutputShard], listed: Listed) -> Outcome:
         """Dry run: rank 0 answers with the shards that all ranks would build."""
@@ -256,14 +243,11 @@ class Rank:
         """Build the own shards that are not committed yet."""
         done = await in_thread(self._pools.compute, self._committed_of, shards)
         missing = [shard for shard in shards if shard.number not in done]
-        rows = block.rows
-        if done:
-            rows = rows[
-                np.repeat([shard.number not in done for shard in shards], [s.records for s in shards])
-            ]
-        stream = await in_thread(self._pools.compute, Stream, rows, block.extra, missing)
+        records = np.array([shard.records for shard in shards], dtype=np.int64)
+        firsts = (np.cumsum(records) - records)[[shard.number not in done for shard in shards]]
+        stream = await in_thread(self._pools.compute, Stream, block.rows, block.extra, missing, firsts=firsts)
         counters = Counters(
-            records_total=len(rows),
+            records_total=stream.records,
             bytes_total=stream.size,
             shards_total=len(shards),
             shards_done=len(shards) - len(missing),

@@ -3,7 +3,7 @@
 A **row** describes one record: where its bytes lie in which input shard, and the key that orders it. Rows are the only
 metadata that grows with the data set, so they are numpy structured arrays (40 bytes a row), never objects, and each row
 lives on one rank at a time: on the rank that scanned it until the rows are exchanged, on the rank that owns its key range
-after that.
+after that. Where they do not fit into memory they lie in a scratch file, and a block is that file, mapped.
 
 Units: offsets and lengths are in 512-byte tar blocks, as everything in a tar is a multiple of one.
 """
@@ -32,6 +32,15 @@ ROW: Final = np.dtype(
     ]
 )
 
+ROW_COST: Final = 120
+"""Bytes that a row takes while it is sorted: itself, its copy in order, and the words and indexes of the sort."""
+
+KEY_COST: Final = 3
+"""Times that a key's bytes are in memory while it is sorted: as it came, joined with others, and packed in order."""
+
+PAIR_COST: Final = 40
+"""Bytes that a pair of `extra` takes while rows are sorted: itself, and the indexes that bring it into their order."""
+
 Rows = npt.NDArray[np.void]
 U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
@@ -51,12 +60,30 @@ def _no_lengths() -> U32:
     return np.empty(0, dtype=np.uint32)
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much metadata: rows, pairs of `extra`, and packed key bytes."""
+
+    rows: int = 0
+    pairs: int = 0
+    key_bytes: int = 0
+
+    def __add__(self, other: Extent) -> Extent:
+        return Extent(self.rows + other.rows, self.pairs + other.pairs, self.key_bytes + other.key_bytes)
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory in which that much can be sorted, all in all."""
+        return self.rows * ROW_COST + self.pairs * PAIR_COST + self.key_bytes * KEY_COST
+
+
 @dataclass(slots=True)
 class RowBlock:
     """Rows with what belongs to them.
 
     rows: ROW[n]. extra: u4[m, 2], (offset, length) pairs of rows that lie in several slices. keys and key_lengths: the
-    packed key bytes and their lengths u4[n], both empty where the order needs no key bytes.
+    packed key bytes and their lengths u4[n], both empty where the order needs no key bytes. The arrays may be pages of a
+    scratch file: then they cannot be written, and nothing may copy them as a whole.
     """
 
     rows: Rows
@@ -69,8 +96,27 @@ class RowBlock:
         """A block of no rows."""
         return cls(np.empty(0, dtype=ROW))
 
+    @classmethod
+    def sized(cls, extent: Extent, *, has_keys: bool) -> RowBlock:
+        """A block of that size, to be filled."""
+        block = cls(np.empty(extent.rows, dtype=ROW), np.empty((extent.pairs, 2), dtype=np.uint32))
+        if has_keys:
+            block.key_lengths = np.empty(extent.rows, dtype=np.uint32)
+            block.keys = np.empty(extent.key_bytes, dtype=np.uint8)
+        return block
+
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def extent(self) -> Extent:
+        """Its size."""
+        return Extent(len(self.rows), len(self.extra), len(self.keys))
+
+    @property
+    def mapped(self) -> bool:
+        """True where the rows are pages of a file."""
+        return not self.rows.flags.writeable
 
     @property
     def has_keys(self) -> bool:
@@ -103,6 +149,14 @@ class RowBuilder:
         self._key_lengths: list[U32] = []
         self._extra: list[U32] = []
         self._extra_count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def extent(self) -> Extent:
+        """What has been collected."""
+        return Extent(self._count, self._extra_count, self._key_bytes)
 
     def room(self, count: int) -> Rows:
         """A writable view of the next `count` rows, which the caller fills."""

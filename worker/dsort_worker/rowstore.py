@@ -1,70 +1,76 @@
-"""The row store: a rank's own sorted rows, in a scratch file, from where the other ranks pull their ranges.
+"""The row store: sorted rows in a scratch file, any range of which can be read again and again.
 
-After the sort the scanning rank needs its rows only to answer its peers, so they leave memory. Any range can be read again
-and again: a rank that restarts asks again and gets the same bytes.
+After the sort the scanning rank needs its rows only to answer its peers, so they leave memory; a rank that restarts asks
+again and gets the same bytes. Rows that are too many to be sorted in memory are such stores as well: the runs of a merge, and
+what comes of it.
 
 A range on the wire is a header of three u64 (rows, slice pairs, key bytes, see `HEADER`) and then its sections: rows, key
-lengths and keys where the order has key bytes, slice pairs; each as it lies in memory (little endian).
+lengths and keys where the order has key bytes, slice pairs; each as it lies in memory (little endian). A store is such
+sections as well, so a range can be put into a scratch file as it comes.
 """
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
-from collections.abc import Sequence
-from typing import IO, Any, Final, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 
 from dsort_worker.order import Bound, Sample, cut, equal_steps
-from dsort_worker.rows import ROW, U32, Index, RowBlock, Rows, extra_in_row_order, packed_keys
+from dsort_worker.rows import ROW, U32, Extent, Index, RowBlock, Rows, extra_in_row_order, packed_keys
+from dsort_worker.scratch import Scratch
 
 HEADER: Final = struct.Struct("<3Q")
 """Rows, slice pairs, key bytes."""
 
-_CHUNK: Final = 1 << 16  # rows at a time
-_READ: Final = 1 << 20  # bytes at a time
+_CHUNK: Final = 1 << 14  # rows at a time
+_KEY_PIECE: Final = 1 << 16  # key bytes at a time
+_MARK: Final = 1 << 10  # rows from one mark to the next
+_PAIR: Final = 8  # bytes
+
+
+def stored(extent: Extent, *, has_keys: bool) -> int:
+    """Bytes that so many rows take in a scratch file, and behind the header of a range on the wire."""
+    return extent.rows * (ROW.itemsize + 4 * has_keys) + extent.key_bytes + extent.pairs * _PAIR
 
 
 class RowStore:
-    """Sorted rows in an unlinked scratch file."""
+    """Sorted rows in a region of a scratch file. 16 bytes for every _MARK rows stay in memory."""
 
-    def __init__(self, file: IO[bytes], *, has_keys: bool) -> None:
-        self._file = file
-        self._has_keys = has_keys
-        self.rows = 0
+    def __init__(self, scratch: Scratch, base: int, extent: Extent, *, has_keys: bool) -> None:
+        self.scratch = scratch
+        self.extent = extent
+        self.has_keys = has_keys
         self.blocks = 0
-        self._key_marks: list[int] = [0]  # key bytes before every _CHUNK-th row
-        self._several: Index = np.empty(0, dtype=np.int64)  # rows that lie in several slices
-        self._pair_starts: Index = np.zeros(1, dtype=np.int64)  # where their pairs begin
-        self._lengths_at = self._keys_at = self._pairs_at = 0
+        """Of all rows together."""
         self.bounds: Sample = Sample((), 0.0)
+        self._base = base
+        self._lengths_at = base + extent.rows * ROW.itemsize
+        self._keys_at = self._lengths_at + 4 * extent.rows * has_keys
+        self._pairs_at = self._keys_at + extent.key_bytes
+        # Pairs and key bytes before every _MARK-th row: u8[marks].
+        self._pair_marks: Index = np.zeros(1, dtype=np.int64)
+        self._key_marks: Index = np.zeros(1, dtype=np.int64)
 
     @classmethod
-    def write(cls, block: RowBlock, order: Index, *, folder: str | None, sample: int) -> Self:
-        """Write the rows of `block` in `order`, and take up to `sample` bounds on the way.
-
-        folder: where the scratch file goes (None: the system's temporary folder). Raises OSError (no space).
-        """
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the store owns it, close() ends it
-        store = cls(file, has_keys=block.has_keys)
-        try:
-            store._write(block, order, sample)
-            file.flush()
-        except BaseException:
-            file.close()
-            raise
-        return store
-
-    def close(self) -> None:
-        """Give the scratch space back."""
-        self._file.close()
+    def write(cls, block: RowBlock, order: Index, *, scratch: Scratch, sample: int = 0) -> RowStore:
+        """Write all rows of `block` in `order`, and take up to `sample` bounds on the way. Raises DSortError (no space)."""
+        blocks = int(block.rows["length"].sum(dtype=np.int64))
+        extent = Extent(len(block), count_pairs(block), len(block.keys))
+        writer = RowWriter(scratch, extent, has_keys=block.has_keys, blocks=blocks, sample=sample)
+        writer.append(block, order)
+        return writer.finish()
 
     @property
     def fd(self) -> int:
         """The scratch file, for reading."""
-        return self._file.fileno()
+        return self.scratch.fd
+
+    @property
+    def rows(self) -> int:
+        """Their number."""
+        return self.extent.rows
 
     def cut(self, splitters: Sequence[Bound], *, ranks: int, descending: bool) -> list[int]:
         """Where each rank's range begins, and the end of the last: ranks + 1 row numbers."""
@@ -73,120 +79,243 @@ class RowStore:
 
     def bound(self, index: int) -> Bound:
         """The place of row `index` in the output order."""
-        row = np.frombuffer(self._read(index * ROW.itemsize, ROW.itemsize), dtype=ROW)[0]
-        if self._has_keys:
+        row = self._rows(index, index + 1)[0]
+        if self.has_keys:
             low, high = self._key_start(index), self._key_start(index + 1)
-            key = self._read(self._keys_at + low, high - low)
+            keys = np.empty(high - low, dtype=np.uint8)
+            self.scratch.read(self._keys_at + low, keys)
+            key = keys.tobytes()
         else:
             key = int(row["key"]).to_bytes(8, "big")
         return Bound(key, int(row["shard"]), int(row["ordinal"]))
 
     def sections(self, low: int, high: int) -> tuple[bytes, list[tuple[int, int]]]:
         """Rows [low, high): the header, and (offset, bytes) of each section in the scratch file."""
-        first, last = np.searchsorted(self._several, [low, high])
-        pair_low, pair_high = int(self._pair_starts[first]), int(self._pair_starts[last])
-        sections = [(low * ROW.itemsize, (high - low) * ROW.itemsize)]
-        key_bytes = 0
-        if self._has_keys:
-            key_low = self._key_start(low)
-            key_bytes = self._key_start(high) - key_low
-            sections.append((self._lengths_at + 4 * low, 4 * (high - low)))
-            sections.append((self._keys_at + key_low, key_bytes))
-        sections.append((self._pairs_at + 8 * pair_low, 8 * (pair_high - pair_low)))
-        header = HEADER.pack(high - low, pair_high - pair_low, key_bytes)
+        extent, pair_low, key_low = self._range(low, high)
+        sections = [(self._base + low * ROW.itemsize, extent.rows * ROW.itemsize)]
+        if self.has_keys:
+            sections.append((self._lengths_at + 4 * low, 4 * extent.rows))
+            sections.append((self._keys_at + key_low, extent.key_bytes))
+        sections.append((self._pairs_at + _PAIR * pair_low, _PAIR * extent.pairs))
+        header = HEADER.pack(extent.rows, extent.pairs, extent.key_bytes)
         return header, [(offset, size) for offset, size in sections if size]
+
+    def extent_of(self, low: int, high: int) -> Extent:
+        """How much rows [low, high) are."""
+        return self._range(low, high)[0]
 
     def load(self, low: int, high: int) -> RowBlock:
         """Rows [low, high) in memory."""
-        header, sections = self.sections(low, high)
-        receiver = RowsReceiver(has_keys=self._has_keys)
-        receiver.feed(memoryview(header))
-        for offset, size in sections:
-            for at in range(offset, offset + size, _READ):
-                receiver.feed(memoryview(self._read(at, min(_READ, offset + size - at))))
-        return receiver.block
+        extent, pair_low, key_low = self._range(low, high)
+        block = RowBlock.sized(extent, has_keys=self.has_keys)
+        self.scratch.read(self._base + low * ROW.itemsize, block.rows)
+        if self.has_keys:
+            self.scratch.read(self._lengths_at + 4 * low, block.key_lengths)
+            self.scratch.read(self._keys_at + key_low, block.keys)
+        self.scratch.read(self._pairs_at + _PAIR * pair_low, block.extra)
+        begin_pairs_at_zero(block.rows)
+        return block
 
-    def _write(self, block: RowBlock, order: Index, sample: int) -> None:
-        total = int(block.rows["length"].sum(dtype=np.int64))
-        wanted = equal_steps(total, min(sample, len(order)))
-        picked: list[int] = []
-        several: list[Index] = []
-        pairs: list[U32] = []
-        placed = seen = 0
-        for low in range(0, len(order), _CHUNK):
-            part: Rows = block.rows.take(order[low : low + _CHUNK])
-            own = extra_in_row_order(part, block.extra)
-            if len(own):
-                at = np.flatnonzero(part["slices"] > 1)
-                part["offset"][at] += np.uint32(placed)
-                several.append(at + low)
-                pairs.append(own)
-                placed += len(own)
-            self._put(part)
-            ends = np.cumsum(part["length"], dtype=np.int64) + seen
-            here = wanted[(wanted >= seen) & (wanted < ends[-1])]
-            picked += (np.searchsorted(ends, here, side="right") + low).tolist()
-            seen = int(ends[-1])
-        self.rows, self.blocks = len(order), total
-        self._lengths_at = len(order) * ROW.itemsize
-        self._keys_at = self._lengths_at
-        if self._has_keys:
-            self._write_keys(block, order)
-        self._pairs_at = self._keys_at + self._key_marks[-1]
-        if several:
-            self._several = np.concatenate(several)
-            counts = block.rows["slices"][order[self._several]].astype(np.int64)
-            self._pair_starts = np.concatenate(([0], np.cumsum(counts)))
-            for own in pairs:
-                self._put(own)
-        self._file.flush()
-        if picked:
-            self.bounds = Sample(tuple(self.bound(index) for index in picked), total / len(picked))
+    def map(self) -> RowBlock:
+        """All rows as pages of the file, without their keys."""
+        if not self.rows:
+            return RowBlock.empty()
+        size = self._pairs_at - self._base + _PAIR * self.extent.pairs
+        pages = self.scratch.map(self._base, size)
+        pairs = np.frombuffer(pages, np.uint32, 2 * self.extent.pairs, self._pairs_at - self._base)
+        return RowBlock(np.frombuffer(pages, ROW, self.rows), pairs.reshape(-1, 2))
 
-    def _write_keys(self, block: RowBlock, order: Index) -> None:
-        for low in range(0, len(order), _CHUNK):
-            lengths = block.key_lengths[order[low : low + _CHUNK]]
-            self._put(lengths)
-            self._key_marks.append(self._key_marks[-1] + int(lengths.sum(dtype=np.int64)))
-        self._keys_at = self._lengths_at + 4 * len(order)
-        starts = block.key_starts()
-        for low in range(0, len(order), _CHUNK):
-            self._put(packed_keys(block.keys, starts, order[low : low + _CHUNK]))
+    def set_marks(self, pairs: Index, keys: Index) -> None:
+        """Take over what stands before every _MARK-th row."""
+        self._pair_marks, self._key_marks = pairs, keys
 
-    def _put(self, array: np.ndarray[Any, Any]) -> None:
-        self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    def count_marks(self) -> None:
+        """Read all rows once, which were put there as they came off the wire."""
+        marks = _Marks()
+        for low in range(0, self.rows, _CHUNK):
+            rows = self._rows(low, min(low + _CHUNK, self.rows))
+            lengths = None
+            if self.has_keys:
+                lengths = np.empty(len(rows), dtype=np.uint32)
+                self.scratch.read(self._lengths_at + 4 * low, lengths)
+            marks.add(rows, lengths)
+        self.set_marks(*marks.arrays())
 
-    def _read(self, offset: int, size: int) -> bytes:
-        return os.pread(self.fd, size, offset)
+    def _range(self, low: int, high: int) -> tuple[Extent, int, int]:
+        """The extent of rows [low, high), and the pairs and key bytes before them."""
+        pair_low = self._pair_start(low)
+        key_low = self._key_start(low)
+        pairs, keys = self._pair_start(high) - pair_low, self._key_start(high) - key_low
+        return Extent(high - low, pairs, keys), pair_low, key_low
+
+    def _rows(self, low: int, high: int) -> Rows:
+        rows = np.empty(high - low, dtype=ROW)
+        self.scratch.read(self._base + low * ROW.itemsize, rows)
+        return rows
+
+    def _pair_start(self, index: int) -> int:
+        if not self.extent.pairs:
+            return 0
+        mark = index // _MARK
+        rows = self._rows(mark * _MARK, index)
+        return int(self._pair_marks[mark]) + int(_pairs_of(rows).sum())
 
     def _key_start(self, index: int) -> int:
-        mark = index // _CHUNK
-        low = mark * _CHUNK
-        lengths = np.frombuffer(self._read(self._lengths_at + 4 * low, 4 * (index - low)), dtype="<u4")
-        return self._key_marks[mark] + int(lengths.sum(dtype=np.int64))
+        if not self.has_keys:
+            return 0
+        mark = index // _MARK
+        lengths = np.empty(index - mark * _MARK, dtype=np.uint32)
+        self.scratch.read(self._lengths_at + 4 * mark * _MARK, lengths)
+        return int(self._key_marks[mark]) + int(lengths.sum(dtype=np.int64))
 
 
-def encode_block(block: RowBlock) -> bytes:
-    """A block in memory that has no keys any more, as a range on the wire."""
-    rows = block.rows.copy()
-    pairs = extra_in_row_order(rows, block.extra)
-    return HEADER.pack(len(rows), len(pairs), 0) + rows.tobytes() + pairs.tobytes()
+class RowWriter:
+    """Writes a store of known extent, part by part. blocks: of all rows, where up to `sample` bounds are to be taken."""
+
+    def __init__(
+        self, scratch: Scratch, extent: Extent, *, has_keys: bool, blocks: int = 0, sample: int = 0
+    ) -> None:
+        base = scratch.reserve(stored(extent, has_keys=has_keys))
+        self._scratch = scratch
+        self._store = RowStore(scratch, base, extent, has_keys=has_keys)
+        self._lengths_at = base + extent.rows * ROW.itemsize
+        self._keys_at = self._lengths_at + 4 * extent.rows * has_keys
+        self._pairs_at = self._keys_at + extent.key_bytes
+        self._base = base
+        self._placed = Extent()
+        self._marks = _Marks()
+        self._total = blocks
+        self._seen = 0
+        self._wanted = equal_steps(blocks, min(sample, extent.rows))
+        self._picked: list[int] = []
+
+    def append(self, block: RowBlock, order: Index) -> None:
+        """The rows `order` of a block come next. A block's keys are left out where the store has none."""
+        keyed = self._store.has_keys
+        starts = block.key_starts() if keyed else None
+        for low in range(0, len(order), _CHUNK):
+            part = order[low : low + _CHUNK]
+            rows: Rows = block.rows.take(part)
+            pairs = extra_in_row_order(rows, block.extra)
+            lengths = block.key_lengths[part] if keyed else None
+            self._put(rows, pairs, lengths)
+            if lengths is not None and starts is not None:
+                placed = self._keys_at + self._placed.key_bytes
+                for inner in _key_pieces(part, lengths):
+                    keys = packed_keys(block.keys, starts, inner)
+                    self._scratch.write(placed, keys)
+                    placed += len(keys)
+            key_bytes = 0 if lengths is None else int(lengths.sum(dtype=np.int64))
+            self._placed += Extent(len(part), len(pairs), key_bytes)
+
+    def finish(self) -> RowStore:
+        """The store; all rows have been appended."""
+        store = self._store
+        store.set_marks(*self._marks.arrays())
+        store.blocks = self._seen
+        if self._picked:
+            bounds = tuple(store.bound(index) for index in self._picked)
+            store.bounds = Sample(bounds, self._total / len(bounds))
+        return store
+
+    def _put(self, rows: Rows, pairs: U32, lengths: U32 | None) -> None:
+        """Everything but the keys."""
+        placed = self._placed
+        self._marks.add(rows, lengths)
+        if len(pairs):
+            rows["offset"][rows["slices"] > 1] += np.uint32(placed.pairs)
+            self._scratch.write(self._pairs_at + _PAIR * placed.pairs, pairs)
+        ends = np.cumsum(rows["length"], dtype=np.int64) + self._seen
+        here = self._wanted[(self._wanted >= self._seen) & (self._wanted < ends[-1])]
+        self._picked += (np.searchsorted(ends, here, side="right") + placed.rows).tolist()
+        self._seen = int(ends[-1])
+        self._scratch.write(self._base + placed.rows * ROW.itemsize, rows)
+        if lengths is not None:
+            self._scratch.write(self._lengths_at + 4 * placed.rows, lengths)
+
+
+class _Marks:
+    """Counts the pairs and key bytes before every _MARK-th row."""
+
+    def __init__(self) -> None:
+        self._rows = self._pairs = self._keys = 0
+        self._parts: list[tuple[Index, Index]] = []
+
+    def add(self, rows: Rows, lengths: U32 | None) -> None:
+        """The next rows, and the lengths of their keys."""
+        at = np.arange(-self._rows % _MARK, len(rows), _MARK)
+        pairs = np.concatenate(([0], np.cumsum(_pairs_of(rows)))) + self._pairs
+        keys = np.zeros(len(rows) + 1, dtype=np.int64)
+        if lengths is not None:
+            np.cumsum(lengths, out=keys[1:])
+        keys += self._keys
+        self._parts.append((pairs[at], keys[at]))
+        self._rows += len(rows)
+        self._pairs, self._keys = int(pairs[-1]), int(keys[-1])
+
+    def arrays(self) -> tuple[Index, Index]:
+        """Of pairs and of key bytes; with one more where the last row ends just before a mark."""
+        if self._rows % _MARK == 0:
+            self._parts.append((np.array([self._pairs]), np.array([self._keys])))
+        pairs, keys = zip(*self._parts, strict=True)
+        return np.concatenate(pairs), np.concatenate(keys)
+
+
+def count_pairs(block: RowBlock) -> int:
+    """How many pairs of `extra` the rows point at."""
+    if not len(block.extra):
+        return 0
+    return sum(
+        int(_pairs_of(block.rows[low : low + _CHUNK]).sum()) for low in range(0, len(block.rows), _CHUNK)
+    )
+
+
+def _pairs_of(rows: Rows) -> Index:
+    """How many pairs of `extra` each row has."""
+    slices = rows["slices"].astype(np.int64)
+    slices[slices == 1] = 0
+    return slices
+
+
+def _key_pieces(order: Index, lengths: U32) -> Iterator[Index]:
+    """Runs of `order` of about _KEY_PIECE key bytes: packing takes some twenty bytes for each of them."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    low = 0
+    while low < len(order):
+        before = int(ends[low - 1]) if low else 0
+        high = max(low + 1, int(np.searchsorted(ends, before + _KEY_PIECE, side="right")))
+        yield order[low:high]
+        low = high
+
+
+def begin_pairs_at_zero(rows: Rows) -> None:
+    """Point rows whose pairs are a run of a longer array at an array of those pairs alone, in place."""
+    several = rows["slices"] > 1
+    if bool(several.any()):
+        rows["offset"][several] -= rows["offset"][int(several.argmax())]
 
 
 class RowsReceiver:
-    """Takes a range of rows off the wire, straight into its arrays.
+    """Takes a range of rows off the wire, straight into its arrays, or into a scratch file where it does not fit.
 
-    `feed` gets the body piece by piece, in order, in pieces of any size; `block` is the range when all has come.
+    `feed` gets the body piece by piece, in order, in pieces of any size; `finish` gives the range when all has come.
+    to_disk is asked once, with the extent that the header announces: where in which scratch file to put the range, or None
+    for memory.
     """
 
-    def __init__(self, *, has_keys: bool) -> None:
+    def __init__(
+        self, *, has_keys: bool, to_disk: Callable[[Extent], tuple[Scratch, int] | None] = lambda _: None
+    ) -> None:
         self._has_keys = has_keys
+        self._to_disk = to_disk
         self._header = bytearray()
         self._views: list[memoryview] = []
         self._block = RowBlock.empty()
+        self._store: RowStore | None = None
+        self._at = self._left = 0
 
     def feed(self, piece: memoryview) -> None:
-        """Copy a piece to its place. Raises ValueError when more comes than the header announced."""
+        """Copy a piece to its place. Raises ValueError when more comes than the header announced, DSortError (no space)."""
         if len(self._header) < HEADER.size:
             taken = piece[: HEADER.size - len(self._header)]
             self._header += taken
@@ -194,9 +323,14 @@ class RowsReceiver:
             if len(self._header) < HEADER.size:
                 return
             self._make_room()
+        if len(piece) > self._left:
+            raise ValueError("more bytes than the header of the range announced")
+        self._left -= len(piece)
+        if self._store is not None:
+            self._store.scratch.write(self._at, piece)
+            self._at += len(piece)
+            return
         while len(piece):
-            if not self._views:
-                raise ValueError("more bytes than the header of the range announced")
             view = self._views[0]
             size = min(len(view), len(piece))
             view[:size] = piece[:size]
@@ -206,22 +340,24 @@ class RowsReceiver:
             else:
                 self._views[0] = view[size:]
 
-    @property
-    def block(self) -> RowBlock:
-        """The range. Raises ValueError when it is not complete."""
-        if len(self._header) < HEADER.size or self._views:
+    def finish(self) -> RowBlock | RowStore:
+        """The range, in memory or on disk. Raises ValueError when it is not complete."""
+        if len(self._header) < HEADER.size or self._left:
             raise ValueError("the range of rows ended early")
-        rows = self._block.rows
-        several = rows["slices"] > 1
-        if bool(several.any()):  # the sender's places; here the pairs begin at 0
-            rows["offset"][several] -= rows["offset"][int(several.argmax())]
-        return self._block
+        if self._store is None:
+            begin_pairs_at_zero(self._block.rows)
+            return self._block
+        self._store.count_marks()
+        return self._store
 
     def _make_room(self) -> None:
-        rows, pairs, key_bytes = HEADER.unpack(self._header)
-        self._block = block = RowBlock(np.empty(rows, dtype=ROW), np.empty((pairs, 2), dtype=np.uint32))
-        if self._has_keys:
-            block.key_lengths = np.empty(rows, dtype=np.uint32)
-            block.keys = np.empty(key_bytes, dtype=np.uint8)
+        extent = Extent(*HEADER.unpack(self._header))
+        place = self._to_disk(extent)
+        self._left = stored(extent, has_keys=self._has_keys)
+        if place is not None:
+            scratch, self._at = place
+            self._store = RowStore(scratch, self._at, extent, has_keys=self._has_keys)
+            return
+        self._block = block = RowBlock.sized(extent, has_keys=self._has_keys)
         arrays: list[np.ndarray[Any, Any]] = [block.rows, block.key_lengths, block.keys, block.extra]
         self._views = [array.reshape(-1).view(np.uint8).data for array in arrays if array.size]

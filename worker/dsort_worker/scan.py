@@ -5,7 +5,7 @@ After this step every record is a row: where its bytes lie, and the key that ord
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
@@ -15,7 +15,7 @@ from dsort_api.reasons import DSortError, Reason
 from dsort_api.spec import DSortJobSpec, OrderKind, Reaction
 from dsort_worker.findings import Finding, FindingsLog
 from dsort_worker.order import key_words, md5_keys, shuffle_keys
-from dsort_worker.rows import RowBlock, RowBuilder
+from dsort_worker.rows import U8, Extent, RowBlock, RowBuilder, extra_in_row_order
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.state import Counters
 from dsort_worker.tarscan import ScanCounts, ShardIndex, scan_tar
@@ -30,7 +30,7 @@ class Indexer(Protocol):
 
 @dataclass(slots=True)
 class Scanned:
-    """What a scan found: the rows in canonical order, the sums of all counts, and records by shard ordinal."""
+    """What a scan found: the last rows, in canonical order, the sums of all counts, and records by shard ordinal."""
 
     block: RowBlock
     counts: ScanCounts
@@ -71,8 +71,15 @@ def scan_share(
     index: Indexer,
     findings: FindingsLog,
     counters: Counters,
+    room: int,
+    spill: Callable[[RowBlock], None],
 ) -> Scanned:
     """Scan the shards of `share` (ordinals, ascending). Runs in a thread.
+
+    room: bytes of memory for rows. When they are full, the rows so far go to `spill`, and those that follow begin anew. The
+    index of one shard is the unit that has to fit beside them, whatever the room: some 24 bytes a record, the bytes of its
+    key, and 10 bytes a member while it is made. A shard of a hundred thousand records needs 3 MB of that; shards of tens of
+    millions of tiny records need a larger budget.
 
     A corrupt shard is left out whole, or fails the job, as `records.corruptShards` says.
     """
@@ -92,7 +99,10 @@ def scan_share(
                     Finding("corruptShards", files.name(ordinal), "", 0, f"left out: {error.message}")
                 )
         else:
-            _add(rows, found, ordinal, spec)
+            for part in _parts(found, room=room):
+                if len(rows) and (rows.extent + part.extent).cost > room:
+                    spill(rows.finish())
+                _add(rows, part, ordinal, spec)
             scanned.counts += found.counts
             scanned.records[ordinal] = len(found.offset)
             counters.records_done += len(found.offset)
@@ -102,24 +112,53 @@ def scan_share(
     return scanned
 
 
-def _add(rows: RowBuilder, found: ShardIndex, ordinal: int, spec: DSortJobSpec) -> None:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Records [low, high) of a shard's index, with the packed keys of those alone. extent: how much they are."""
+
+    found: ShardIndex
+    low: int
+    high: int
+    keys: U8
+    extent: Extent
+
+
+def _parts(found: ShardIndex, *, room: int) -> Iterator[_Part]:
+    """A shard's index in parts, each much smaller than the room, so that rows come to about what it holds."""
     count = len(found.offset)
-    if not count:
+    whole = Extent(count, len(found.extra), len(found.keys))
+    if whole.cost <= room // 8:
+        if count:
+            yield _Part(found, 0, count, found.keys, whole)
         return
+    step = max(1, count * (room // 8) // whole.cost)
+    for low in range(0, count, step):
+        high = min(low + step, count)
+        slices = found.slices[low:high]
+        before, size = (
+            int(found.key_length[part].sum(dtype=np.int64)) for part in (slice(low), slice(low, high))
+        )
+        keys = found.keys[before : before + size]
+        yield _Part(found, low, high, keys, Extent(high - low, int(slices[slices > 1].sum()), len(keys)))
+
+
+def _add(rows: RowBuilder, part: _Part, ordinal: int, spec: DSortJobSpec) -> None:
+    found, own = part.found, slice(part.low, part.high)
+    count = part.high - part.low
     view = rows.room(count)
-    view["hash"] = found.key_hash
+    view["hash"] = found.key_hash[own]
     view["shard"] = ordinal
-    view["ordinal"] = np.arange(count, dtype=np.uint32)
+    view["ordinal"] = np.arange(part.low, part.high, dtype=np.uint32)
     for column in ("offset", "length", "members", "slices"):
-        view[column] = getattr(found, column)
-    rows.add_extra(view, found.extra)
-    keys, lengths = found.keys, found.key_length
+        view[column] = getattr(found, column)[own]
+    rows.add_extra(view, extra_in_row_order(view, found.extra))
+    keys, lengths = part.keys, found.key_length[own]
     match spec.order.kind:
         case OrderKind.NONE:
             view["key"] = 0
             return
         case OrderKind.SHUFFLE:
-            view["key"] = shuffle_keys(count, seed=spec.order.seed or 0, shard=ordinal)
+            view["key"] = shuffle_keys(count, seed=spec.order.seed or 0, shard=ordinal, first=part.low)
             return
         case OrderKind.KEY:
             pass

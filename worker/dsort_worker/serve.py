@@ -27,12 +27,12 @@ from dsort_api.protocol import SPOKEN, refusal
 from dsort_api.reasons import DSortError, Reason
 from dsort_worker.admission import Admission, Asked, Busy
 from dsort_worker.decisions import Decisions
+from dsort_worker.merge import Run
 from dsort_worker.promise import Promise
-from dsort_worker.rows import RowBlock
-from dsort_worker.rowstore import RowStore, encode_block
+from dsort_worker.rowstore import RowStore
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.sockets import listening_socket
-from dsort_worker.sources import FilePart, MemoryPart, ShardPart, Source
+from dsort_worker.sources import FilePart, ShardPart, Source
 from dsort_worker.threads import ended
 from dsort_worker.wire import (
     CHECKSUM_SIZE,
@@ -69,7 +69,7 @@ class Offers:
     def __init__(self) -> None:
         self.files: Promise[ShardFiles] = Promise()
         self.rows: Promise[tuple[RowStore, list[int]]] = Promise()
-        self.cell: Promise[RowBlock] = Promise()
+        self.cell: Promise[Run] = Promise()
 
 
 class DataServer:
@@ -198,10 +198,11 @@ class DataServer:
         return await self._respond(request, FilePart(store.fd, header, sections))
 
     async def _cell(self, request: web.Request) -> web.StreamResponse:
-        block = await self._offers.cell.get(wait=self._poll)
-        if block is None:
+        head = await self._offers.cell.get(wait=self._poll)
+        if head is None:
             return web.Response(status=204)
-        return await self._respond(request, MemoryPart(encode_block(block)))
+        header, sections = head.store.sections(head.low, head.high)
+        return await self._respond(request, FilePart(head.store.fd, header, sections))
 
     async def _slices(self, request: web.Request) -> web.StreamResponse:
         files = await self._offers.files.get(wait=self._poll)

@@ -1,4 +1,4 @@
-"""What a stream can be made of: parts of a scratch file, bytes in memory, slices of input shards."""
+"""What a stream can be made of: parts of a scratch file, slices of input shards."""
 
 from __future__ import annotations
 
@@ -18,18 +18,6 @@ class Source(Protocol):
 
     def read(self, low: int, high: int, out: memoryview) -> None:
         """Read [low, high) to `out`, which has just that size."""
-
-
-class MemoryPart:
-    """Bytes that are there already; for what is small."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def read(self, low: int, high: int, out: memoryview) -> None:
-        """See Source."""
-        out[:] = self._data[low:high]
 
 
 class FilePart:

@@ -107,6 +107,7 @@ class RankState:
         self._warnings: list[Notice] = []
         self._warning_count = 0
         self._reserved = 0
+        self._spilled = 0
         self._told = _Told()
         self.seconds: dict[str, float] = {}
 
@@ -168,6 +169,11 @@ class RankState:
         """Bytes of all buffers, as divided."""
         with self._lock:
             self._reserved = size
+
+    def spill(self, size: int) -> None:
+        """Bytes of metadata went to disk that did not fit into memory."""
+        with self._lock:
+            self._spilled += size
 
     def news(self) -> None:
         """Something that is not kept here is worth waking the driver for."""
@@ -253,6 +259,7 @@ class RankState:
                 memory=Memory(
                     budget=told.memory_budget,
                     reserved=self._reserved,
+                    spilled=self._spilled,
                     rss=reading.rss,
                     peak_rss=max(reading.rss, peak_rss()),  # the kernel counts both loosely
                     source=reading.source,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +17,12 @@ from dsort_worker.gather import Slices
 from dsort_worker.packing import END_OF_ARCHIVE
 from dsort_worker.rows import BLOCK, U32, Index, Rows, slice_pairs
 from dsort_worker.shardwriter import OutputShard
+
+_MARK: Final = 1 << 10
+"""Rows from one mark to the next."""
+
+_CHUNK: Final = _MARK << 6
+"""Rows at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +81,50 @@ class Window:
 
 
 class Stream:
-    """The shards to build, as a stream. Rows in output order, `counts[k]` of them for shard k.
+    """The shards to build, as a stream.
 
-    Holds 8 bytes a row beside the rows.
+    rows: in output order; shard k has `shards[k].records` of them from row firsts[k] on, one shard behind the other where
+    `firsts` is None. They may be pages of a file: beside them 8 bytes are held for every _MARK rows, and no more.
     """
 
-    def __init__(self, rows: Rows, extra: U32, shards: Sequence[OutputShard]) -> None:
+    def __init__(
+        self, rows: Rows, extra: U32, shards: Sequence[OutputShard], *, firsts: Index | None = None
+    ) -> None:
         self._rows = rows
         self._extra = extra
         self._shards = shards
         counts = np.array([shard.records for shard in shards], dtype=np.int64)
         sizes = np.array([shard.size for shard in shards], dtype=np.int64)
         self._shard_ends = np.cumsum(sizes)
-        # Where each row ends in the stream: its bytes and those of all before it, and the ends of the archives before it.
-        self._row_ends = np.cumsum(rows["length"], dtype=np.int64)
-        self._row_ends *= BLOCK
-        self._row_ends += np.repeat(np.arange(len(shards), dtype=np.int64) * END_OF_ARCHIVE, counts)
-        self.size = int(self._shard_ends[-1]) if len(shards) else 0
+        # Rows are numbered here as they stand in the stream; what `rows` has between two shards is not counted.
+        self._record_ends = np.cumsum(counts)
+        starts = self._record_ends - counts
+        self._skipped = np.zeros(len(shards), dtype=np.int64) if firsts is None else firsts - starts
+        self.records = int(counts.sum())
+        self.size = int(sizes.sum())
+        self._marks = self._count_marks()
+
+    def _count_marks(self) -> Index:
+        """Where every _MARK-th row begins in the stream: i8[marks]."""
+        marks: list[Index] = [np.empty(0, dtype=np.int64)]
+        begin = 0
+        for low in range(0, self.records, _CHUNK):
+            rows, shard = self._part(low, min(low + _CHUNK, self.records))
+            ends = np.cumsum(rows["length"], dtype=np.int64) * BLOCK + begin
+            marks.append((ends - rows["length"].astype(np.int64) * BLOCK + shard * END_OF_ARCHIVE)[::_MARK])
+            begin = int(ends[-1])
+        return np.concatenate(marks)
+
+    def _part(self, low: int, high: int) -> tuple[Rows, Index]:
+        """Rows [low, high) of the stream, and the shard of each, as its place among the shards."""
+        first, last = (int(np.searchsorted(self._record_ends, row, side="right")) for row in (low, high - 1))
+        edges = np.clip(self._record_ends[first : last + 1], low, high)
+        shard = np.repeat(np.arange(first, last + 1), np.diff(edges, prepend=low))
+        skipped = self._skipped[first : last + 1]
+        if not len(skipped) or int(skipped[0]) == int(skipped[-1]):  # ascending, so all are the same
+            skip = int(skipped[0]) if len(skipped) else 0
+            return self._rows[low + skip : high + skip], shard
+        return self._rows[np.arange(low, high) + self._skipped[shard]], shard
 
     def windows(self, size: int) -> Iterator[Window]:
         """Cut the stream into windows of `size` bytes."""
@@ -98,9 +132,18 @@ class Stream:
             yield self._window(low, min(low + size, self.size))
 
     def _window(self, low: int, high: int) -> Window:
-        first = int(np.searchsorted(self._row_ends, low, side="right"))
-        last = int(np.searchsorted(self._row_ends, high, side="left")) + 1
-        rows, ends = self._rows[first:last], self._row_ends[first:last]
+        # From the last mark at or before the window to the first one behind it.
+        mark = max(0, int(np.searchsorted(self._marks, low, side="right")) - 1)
+        upto = min(self.records, int(np.searchsorted(self._marks, high, side="left")) * _MARK)
+        rows, shard = self._part(mark * _MARK, max(mark * _MARK, upto))
+        ends = np.cumsum(rows["length"], dtype=np.int64) * BLOCK
+        if len(rows):
+            ends += int(self._marks[mark]) + (shard - shard[0]) * END_OF_ARCHIVE
+        finished = int(np.searchsorted(ends, high, side="right"))
+        first = int(np.searchsorted(ends, low, side="right"))
+        last = int(np.searchsorted(ends, high, side="left")) + 1
+        done = ends[first:finished] - low
+        rows, ends = rows[first:last], ends[first:last]
         index, offset, length = slice_pairs(rows, self._extra)
         offset *= BLOCK
         length *= BLOCK
@@ -111,12 +154,11 @@ class Stream:
             starts = np.searchsorted(index, np.arange(len(rows)))
             place += before - before[starts][index]
         place -= low
-        shard = rows["shard"].astype(np.int64)[index]
-        slices, place = _join_adjacent(Slices(shard, offset, length), place)
+        source = rows["shard"].astype(np.int64)[index]
+        slices, place = _join_adjacent(Slices(source, offset, length), place)
         slices, place = _clip(slices, place, high - low)
         segments, zeros = self._segments(low, high)
-        finished = int(np.searchsorted(self._row_ends, high, side="right"))
-        return Window(slices, place, segments, zeros, self._row_ends[first:finished] - low)
+        return Window(slices, place, segments, zeros, done)
 
     def _segments(self, low: int, high: int) -> tuple[tuple[Segment, ...], tuple[tuple[int, int], ...]]:
         segments: list[Segment] = []

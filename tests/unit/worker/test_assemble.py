@@ -6,12 +6,13 @@ import asyncio
 import itertools
 import os
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from dsort_api.messages import Peer, PeerTable
 from dsort_api.reasons import DSortError, Reason
 from dsort_worker import assemble
+from dsort_worker import stream as stream_module
 from dsort_worker.admission import Admission
 from dsort_worker.assemble import Assembler
 from dsort_worker.budget import Buffers
@@ -49,8 +51,10 @@ def bytes_of(record: Record) -> bytes:
     )
 
 
-def stream_of(shards: Sequence[Sequence[Record]]) -> tuple[Stream, list[OutputShard], list[bytes]]:
-    """The stream of shards, and what each has to be."""
+def stream_of(
+    shards: Sequence[Sequence[Record]], *, done: Collection[int] = ()
+) -> tuple[Stream, list[OutputShard], list[bytes]]:
+    """The stream of the shards that are not done, and what each of them has to be."""
     block = block_of([record for records in shards for record in records])
     expected = [b"".join(map(bytes_of, records)) + bytes(END_OF_ARCHIVE) for records in shards]
     planned = [
@@ -59,7 +63,12 @@ def stream_of(shards: Sequence[Sequence[Record]]) -> tuple[Stream, list[OutputSh
         )
         for number, (records, content) in enumerate(zip(shards, expected, strict=True))
     ]
-    return Stream(block.rows, block.extra, planned), planned, expected
+    firsts = np.cumsum([0, *map(len, shards)])[:-1]
+    left = [number for number in range(len(shards)) if number not in done]
+    planned, expected = [planned[number] for number in left], [expected[number] for number in left]
+    if not done:
+        return Stream(block.rows, block.extra, planned), planned, expected
+    return Stream(block.rows, block.extra, planned, firsts=firsts[left]), planned, expected
 
 
 @st.composite
@@ -78,11 +87,23 @@ def records(draw: st.DrawFn) -> Record:
 SHARDS = st.lists(st.lists(records(), min_size=1, max_size=8), max_size=8)
 
 
-@given(SHARDS, st.integers(1, 40), st.none() | st.integers(1, 40))
+@pytest.mark.parametrize("mark", [1, 2, 5, 1024])
+@given(SHARDS, st.integers(1, 40), st.none() | st.integers(1, 40), st.sets(st.integers(0, 7)))
 def test_windows_of_any_size_and_their_parts_put_together_are_the_shards(
-    shards: list[list[Record]], blocks: int, cut: int | None
+    mark: int, shards: list[list[Record]], blocks: int, cut: int | None, done: set[int]
 ) -> None:
-    stream, planned, expected = stream_of(shards)
+    """done: shards that are there already, whose rows stand between the others."""
+    with (
+        mock.patch.object(stream_module, "_MARK", mark),
+        mock.patch.object(stream_module, "_CHUNK", 3 * mark),
+    ):
+        stream, planned, expected = stream_of(shards, done=done)
+        assert_windows_are_the_shards(stream, planned, expected, blocks=blocks, cut=cut)
+
+
+def assert_windows_are_the_shards(
+    stream: Stream, planned: list[OutputShard], expected: list[bytes], *, blocks: int, cut: int | None
+) -> None:
     assert stream.size == sum(map(len, expected))
     size = blocks * BLOCK
     windows = list(stream.windows(size))
@@ -114,7 +135,7 @@ def test_windows_of_any_size_and_their_parts_put_together_are_the_shards(
         finished += window.records
         total += length
     assert [bytes(content) for content in built.values()] == expected
-    assert finished == sum(map(len, shards))
+    assert finished == stream.records == sum(shard.records for shard in planned)
     assert total == stream.size
 
 

@@ -16,7 +16,7 @@ from dsort_api.reasons import DSortError, Reason
 from dsort_worker.gather import Slices, gather
 from dsort_worker.listing import pin
 from dsort_worker.shardfiles import ShardFiles
-from dsort_worker.sources import FilePart, MemoryPart, ShardPart
+from dsort_worker.sources import FilePart, ShardPart
 
 SIZE = 5000
 
@@ -150,10 +150,3 @@ def test_a_scratch_file_that_became_shorter_is_told() -> None:
     with pytest.raises(OSError, match="shorter than it was"):
         FilePart(fd, b"", [(0, 4)]).read(0, 4, memoryview(bytearray(4)))
     os.close(fd)
-
-
-def test_bytes_in_memory_are_a_source() -> None:
-    part = MemoryPart(b"abcdef")
-    out = bytearray(3)
-    part.read(2, 5, memoryview(out))
-    assert (part.size, bytes(out)) == (6, b"cde")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsort_worker import packing
 from dsort_worker.packing import (
     CellRange,
     Numbering,
@@ -16,11 +17,9 @@ from dsort_worker.packing import (
     Total,
     Unit,
     bases,
-    cell_range,
     cells_of,
-    collisions,
+    cut_cells,
     number_shards,
-    shard_numbers,
     total_of,
 )
 from dsort_worker.rows import BLOCK, ROW, Rows
@@ -35,6 +34,7 @@ RULES = st.one_of(
 def rows_of(lengths: list[int]) -> Rows:
     rows = np.zeros(len(lengths), dtype=ROW)
     rows["length"] = lengths
+    rows["members"] = np.arange(len(lengths)) % 7
     return rows
 
 
@@ -58,9 +58,14 @@ def numbers_by_hand(cells: list[int]) -> list[int]:
     return [distinct.index(cell) for cell in cells]
 
 
-@given(st.lists(st.integers(1, 300), max_size=60), RULES, st.lists(st.integers(0, 60), max_size=5))
+@given(
+    st.lists(st.integers(1, 300), max_size=60),
+    RULES,
+    st.lists(st.integers(0, 60), max_size=5),
+    st.sampled_from([1, 3, 1 << 16]),
+)
 def test_any_split_over_ranks_gives_the_same_shards(
-    lengths: list[int], rule: PackingRule, splits: list[int]
+    lengths: list[int], rule: PackingRule, splits: list[int], chunk: int
 ) -> None:
     edges = [0, *sorted(min(split, len(lengths)) for split in splits), len(lengths)]
     parts = [rows_of(lengths[low:high]) for low, high in itertools.pairwise(edges)]
@@ -73,10 +78,27 @@ def test_any_split_over_ranks_gives_the_same_shards(
     expected = cells_by_hand(lengths, rule)
     assert np.concatenate(cells).tolist() == expected
 
-    numbering, shards = number_shards([cell_range(one) for one in cells])
+    with mock.patch.object(packing, "_CHUNK", chunk):
+        cut = [
+            cut_cells(part, rule, before=base, everything=before[-1])
+            for part, base in zip(parts, before, strict=False)
+        ]
+    for part, one, mine in zip(parts, cells, cut, strict=True):
+        starts = [row for row in range(len(one)) if not row or one[row] != one[row - 1]]
+        ends = [*starts[1:], len(one)] if starts else []
+        assert mine.first.tolist() == starts
+        assert mine.cell.tolist() == one[starts].tolist()
+        for column, sums in (("length", mine.blocks), ("members", mine.members)):
+            expected_sums = [
+                int(part[column][low:high].sum()) for low, high in zip(starts, ends, strict=True)
+            ]
+            assert sums.tolist() == expected_sums
+
+    numbering, shards = number_shards([mine.range for mine in cut])
     assert shards == len(set(expected))
     numbers = [
-        shard_numbers(one, first_number=its.first_number) for one, its in zip(cells, numbering, strict=True)
+        np.repeat(np.arange(its.first_number, its.first_number + len(mine)), np.diff([*mine.first, len(one)]))
+        for one, its, mine in zip(cells, numbering, cut, strict=True)
     ]
     assert np.concatenate(numbers).tolist() == numbers_by_hand(expected)
 
@@ -152,24 +174,7 @@ def test_ranks_without_rows_take_no_part() -> None:
 
 def test_nothing_makes_no_shards() -> None:
     assert number_shards([CellRange(), CellRange()])[1] == 0
-    assert shard_numbers(np.empty(0, dtype=np.int64), first_number=3).tolist() == []
-    assert cell_range(np.empty(0, dtype=np.int64)) == CellRange()
     for unit in Unit:
         assert not len(cells_of(rows_of([]), PackingRule(unit, 3), before=Total(), everything=Total()))
-
-
-@pytest.mark.parametrize("scale", [1, 2**40])
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=40))
-def test_collisions_are_equal_keys_in_one_shard(scale: int, rows: list[tuple[int, int]]) -> None:
-    rows = sorted(rows, key=lambda row: row[1])
-    found = collisions(
-        np.array([key * scale for key, _ in rows], dtype=np.uint64),
-        np.array([number for _, number in rows], dtype=np.int64),
-    )
-    expected = []
-    for later, row in enumerate(rows):
-        earlier = [place for place in range(later) if rows[place] == row]
-        if earlier:
-            expected.append((earlier[-1], later))
-    assert sorted(map(tuple, found.tolist())) == sorted(expected)
-    assert [rows[later][1] for _, later in found.tolist()] == sorted(rows[later][1] for _, later in expected)
+        none = cut_cells(rows_of([]), PackingRule(unit, 3), before=Total(), everything=Total())
+        assert (len(none), none.range) == (0, CellRange())

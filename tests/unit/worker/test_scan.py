@@ -15,7 +15,7 @@ from dsort_api.spec import DSortJobSpec, OrderKind
 from dsort_worker.findings import FindingsLog
 from dsort_worker.listing import pin
 from dsort_worker.order import shuffle_keys
-from dsort_worker.rows import BLOCK
+from dsort_worker.rows import BLOCK, ROW_COST, RowBlock
 from dsort_worker.scan import Scanned, needs_keys, scan_share, tar_indexer
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.state import Counters, RankState
@@ -52,6 +52,8 @@ class House:
         self.files = ShardFiles([pin(str(root), name) for name in sorted(os.listdir(root))], root=str(root))
         self.counters = Counters()
         self.output = output
+        self.room = 1 << 20
+        self.spilled: list[RowBlock] = []
 
     def scan(self, share: range, **parts: Any) -> Scanned:
         spec = DSortJobSpec.model_validate(
@@ -63,7 +65,14 @@ class House:
         )
         indexer = tar_indexer(self.files, spec, findings=self.findings, cancelled=lambda: False)
         return scan_share(
-            share, spec, files=self.files, index=indexer, findings=self.findings, counters=self.counters
+            share,
+            spec,
+            files=self.files,
+            index=indexer,
+            findings=self.findings,
+            counters=self.counters,
+            room=self.room,
+            spill=self.spilled.append,
         )
 
 
@@ -121,6 +130,22 @@ def test_every_record_is_a_row_with_its_bytes_and_its_key(house: House, kind: Or
             }
         )
     )
+
+
+@pytest.mark.parametrize("room", [0, 1, ROW_COST, 2 * ROW_COST, 5 * ROW_COST, 40 * ROW_COST])
+@pytest.mark.parametrize("kind", list(OrderKind))
+def test_what_the_room_does_not_hold_is_spilled_in_order(house: House, kind: OrderKind, room: int) -> None:
+    whole = house.scan(range(3), order={"kind": kind})
+    house.room = room
+    last = house.scan(range(3), order={"kind": kind})
+    blocks = [*house.spilled, last.block]
+    assert [record for block in blocks for record in records_of(block)] == records_of(whole.block)
+    rows = np.concatenate([block.rows for block in blocks])
+    for column in ("key", "ordinal", "hash"):
+        assert rows[column].tolist() == whole.block.rows[column].tolist()
+    assert (len(blocks) > 1) == (room < whole.block.extent.cost)
+    assert all(len(block) == 1 or block.extent.cost <= room for block in blocks)
+    assert last.records == whole.records
 
 
 def test_counts_are_those_of_the_share(house: House) -> None:

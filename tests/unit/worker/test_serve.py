@@ -30,8 +30,11 @@ from dsort_worker.decisions import Decisions, Report
 from dsort_worker.gather import Slices
 from dsort_worker.line import LATEST, SOONEST
 from dsort_worker.listing import pin
+from dsort_worker.merge import Run
 from dsort_worker.peers import Patience, Peers
+from dsort_worker.rows import RowBlock
 from dsort_worker.rowstore import RowsReceiver, RowStore
+from dsort_worker.scratch import Scratch
 from dsort_worker.serve import DataServer, Offers
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.state import Flowing
@@ -209,28 +212,39 @@ async def test_slices_are_the_bytes_of_the_shards(root: Path) -> None:
         assert rank.errors == []
 
 
+def store_of(block: RowBlock) -> RowStore:
+    """The rows of a block as they stand, in a scratch file."""
+    return RowStore.write(block, np.arange(len(block)), scratch=Scratch(None))
+
+
+def arrived(receiver: RowsReceiver) -> RowBlock:
+    """What came off the wire, in memory."""
+    block = receiver.finish()
+    assert isinstance(block, RowBlock)
+    return block
+
+
 async def test_rows_are_those_of_the_askers_range() -> None:
     records = [Record(0, ((number, 1), (50, 2)), key=bytes([number])) for number in range(10)]
     block = block_of(records)
-    store = RowStore.write(block, np.arange(10), folder=None, sample=4)
+    store = store_of(block)
     async with serving() as rank, asking(rank) as peers, asyncio.TaskGroup() as group:
         asked = group.create_task(peers.stream(0, "/v1/rows/1", sink=lambda: RowsReceiver(has_keys=True)))
         await idle()
         rank.offers.rows.set((store, [0, 3, 7, 10]))  # what was not there yet is waited for
-        assert records_of((await asked).block) == records[3:7]
+        assert records_of(arrived(await asked)) == records[3:7]
         last = await peers.stream(0, "/v1/rows/2", sink=lambda: RowsReceiver(has_keys=True))
-        assert records_of(last.block) == records[7:]
+        assert records_of(arrived(last)) == records[7:]
         for wrong in ("3", "-1", "x"):
             assert (await answer_to(rank, f"/v1/rows/{wrong}"))[0] == 400
-    store.close()
 
 
 async def test_the_first_cell_is_served() -> None:
     records = [Record(0, ((number, 1), (50, 2))) for number in range(3)]
     async with serving() as rank, asking(rank) as peers:
-        rank.offers.cell.set(block_of(records))
+        rank.offers.cell.set(Run(store_of(block_of(records)), 0, 2))
         sink = await peers.stream(0, "/v1/cell", sink=lambda: RowsReceiver(has_keys=False))
-        assert records_of(sink.block) == records
+        assert records_of(arrived(sink)) == records[:2]
 
 
 async def test_what_is_not_there_yet_is_answered_with_204() -> None:
@@ -452,7 +466,7 @@ async def test_a_shard_that_ends_while_it_is_sent_ends_the_connection_not_the_bo
 
 async def test_a_scratch_file_that_cannot_be_read_fails_the_rank(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="aiohttp.server")
-    store = RowStore.write(block_of([Record(0, ((0, 1),))]), np.arange(1), folder=None, sample=1)
+    store = store_of(block_of([Record(0, ((0, 1),))]))
     broken = OSError(errno.EIO, os.strerror(errno.EIO))
     async with serving() as rank:
         rank.offers.rows.set((store, [0, 1]))
@@ -460,7 +474,6 @@ async def test_a_scratch_file_that_cannot_be_read_fails_the_rank(caplog: pytest.
             assert (await answer_to(rank, "/v1/rows/0"))[0] == 500
         (error,) = rank.errors
         assert (error.reason, error.message) == (Reason.OUTPUT_UNWRITABLE, "scratch file: Input/output error")
-    store.close()
 
 
 class Blocking(ShardFiles):

@@ -29,13 +29,15 @@ def test_changes_are_numbered_and_wake_the_driver_and_counts_do_not() -> None:
     state.traffic.sent += 100
     state.warn(Notice(kind="duplicates", message="twice"))
     state.reserve(77)
+    state.spill(30)
+    state.spill(3)
     assert woken == [2, 3]
     observed = state.observed()
     assert (observed.rank, observed.epoch, observed.version, observed.phase) == (2, "e1", 3, Phase.SCAN)
     assert observed.data_url == "http://here"
     assert (observed.progress.records_done, observed.progress.records_total) == (4, 10)
     assert (observed.progress.bytes_sent, observed.progress.bytes_received) == (100, 0)
-    assert observed.memory.reserved == 77
+    assert (observed.memory.reserved, observed.memory.spilled) == (77, 33)
 
 
 def test_each_phase_counts_anew_and_its_seconds_are_kept() -> None:
