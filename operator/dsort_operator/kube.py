@@ -46,6 +46,8 @@ Body = Mapping[str, Any]
 
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
+STRATEGIC: Final = "application/strategic-merge-patch+json"
+"""Adds to lists that have a key, such as conditions, where MERGE replaces them."""
 DSORTJOBS: Final = f"/apis/{GROUP}/{VERSION}"
 BATCH: Final = "/apis/batch/v1"
 CORE: Final = "/api/v1"
@@ -167,11 +169,11 @@ class Kube:
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._request("PATCH", path, body=body, query=query, kind=APPLY)
 
-    async def merge(self, path: str, body: Body) -> Body | None:
+    async def merge(self, path: str, body: Body, *, kind: str = MERGE) -> Body | None:
         """Merge-patch an object; None when it is not there."""
         try:
             return await self._request(
-                "PATCH", path, body=body, query={"fieldManager": FIELD_MANAGER}, kind=MERGE
+                "PATCH", path, body=body, query={"fieldManager": FIELD_MANAGER}, kind=kind
             )
         except ApiError as error:
             if error.status == 404:

@@ -22,7 +22,17 @@ from dsort_operator import manifests
 from dsort_operator.children import Body, part
 from dsort_operator.gather import Gatherer, check_owner
 from dsort_operator.jobcontrol import JobControl
-from dsort_operator.kube import BATCH, CORE, DSORTJOBS, EVENTS, NETWORKING, ApiError, Kube, path_of
+from dsort_operator.kube import (
+    BATCH,
+    CORE,
+    DSORTJOBS,
+    EVENTS,
+    NETWORKING,
+    STRATEGIC,
+    ApiError,
+    Kube,
+    path_of,
+)
 from dsort_operator.metrics import Metrics
 from dsort_operator.naming import base_name
 from dsort_operator.plan import plan
@@ -171,7 +181,16 @@ class Reconciler:
                 self.sight.vanished()
             case act.MarkPodFailed(name=name, uid=uid):
                 path = path_of(CORE, "pods", namespace=namespace, name=name, subresource="status")
-                await self.kube.merge(path, {"metadata": {"uid": uid}, "status": {"phase": "Failed"}})
+                # A disruption, as an eviction is one: it costs no try of spec.backoffLimit.
+                condition = {
+                    "type": "DisruptionTarget",
+                    "status": "True",
+                    "reason": "NodeLost",
+                    "message": "the pod was told to end, and its node does not answer",
+                    "lastTransitionTime": self.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+                }
+                status = {"phase": "Failed", "conditions": [condition]}
+                await self.kube.merge(path, {"metadata": {"uid": uid}, "status": status}, kind=STRATEGIC)
             case _:
                 assert_never(action)
 
