@@ -77,7 +77,7 @@ class Usage:
         if self.limit:
             figures = f"{format_bytes(self.used)} of {format_bytes(self.limit)}, {int(self.percent)} %"
             parts.append(f"working set: {figures}" if self.working_set else figures)
-        if self.pressure:
+        if self.pressure is not None and self.pressure >= 1:
             parts.append(f"memory pressure {self.pressure:.0f} %")
         if self.short_node:
             parts.append(f"its node {self.short_node} has MemoryPressure")

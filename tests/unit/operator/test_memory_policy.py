@@ -160,7 +160,7 @@ def test_node_that_is_short_of_memory_holds_its_pods_back_a_little(
     [
         (usage(90), "rank 0 (pod p-0): 900.00 MiB of 1000.00 MiB, 90 %"),
         (usage(99.99, rank=3), "rank 3 (pod p-3): 999.90 MiB of 1000.00 MiB, 99 %"),
-        (usage(90, pressure=0.0), "rank 0 (pod p-0): 900.00 MiB of 1000.00 MiB, 90 %"),
+        (usage(90, pressure=0.9), "rank 0 (pod p-0): 900.00 MiB of 1000.00 MiB, 90 %"),
         (usage(90, pressure=12.3), "rank 0 (pod p-0): 900.00 MiB of 1000.00 MiB, 90 %; memory pressure 12 %"),
         (usage(90, working_set=True), "rank 0 (pod p-0): working set: 900.00 MiB of 1000.00 MiB, 90 %"),
         (
