@@ -80,6 +80,7 @@ def cleanup_template(definition: JobDefinition, *, settings: Settings) -> Templa
     claims = ["--pvc", f"{mount.claim}={mount.path}"] if mount.claim else []
     container = {
         **_container("cleanup", settings=settings),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "command": ["dsort", "clean"],
         "args": [spec.output.url, "--job", definition.id, *claims],
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "128Mi"}},
