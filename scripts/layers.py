@@ -2,9 +2,9 @@
 
     python scripts/layers.py [LAYER ...] [-- PYTEST ARGUMENTS]
 
-All layers go through one pytest process (its children are measured too). pytest's closing lines are held back until
-the coverage and the layers have been printed, so that they are what a log ends with. With CI=true a layer that
-cannot run is a failure.
+All layers go through one pytest (its children are measured too), which runs two of them side by side when nothing else is
+asked of it: much of their time is waiting. pytest's closing lines are held back until the coverage and the layers have been
+printed, so that they are what a log ends with. With CI=true a layer that cannot run is a failure.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ CORE_LEAST: Final = 100
 WHOLE_LEAST: Final = 90
 # From here on a line of pytest's is one of its closing lines: the list of what did not pass, and the last line.
 CLOSING: Final = re.compile(r"(=+ )?(short test summary info|(\d+|no) \S.* in [\d.]+s.*?)( =+)?")
+SIDE_BY_SIDE: Final = ("--numprocesses=2", "--dist=loadgroup") if (os.cpu_count() or 1) > 1 else ()
 NOT_ASKED: Final = "not asked for"
 COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -154,7 +155,7 @@ def run_pytest(folders: list[str], *, report: Path, extra: list[str]) -> tuple[i
         "pytest",
         f"--junitxml={report}",
         *folders,
-        *extra,
+        *(extra or SIDE_BY_SIDE),
     ]
     if sys.stdout.isatty():
         command.append("--color=yes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +17,22 @@ settings.register_profile(
     "house", deadline=None, derandomize=IN_CI, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("house")
+
+
+LONG = ("e2e", "apiserver")
+"""Layers whose tests share a cluster, and wait for it most of the time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side: a cluster's stay together and begin first, the others of a file stay together."""
+
+    def group(item: pytest.Item) -> str:
+        layer = item.path.relative_to(Path(__file__).parent).parts[0]
+        return layer if layer in LONG else item.nodeid.partition("::")[0]
+
+    items.sort(key=lambda item: LONG.index(group(item)) if group(item) in LONG else len(LONG))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 def tool(command: str, *, package: str) -> str:
