@@ -57,7 +57,9 @@ class ClusterMemory:
         self._silence = silence
         self._nodes = _Answers(clock)
         self._pods = _Answers(clock)
-        self._refused: set[str] = set()
+        self._clock = clock
+        self._refused: dict[str, float] = {}
+        """When what was asked for and not answered last."""
 
     async def look(
         self, world: World, *, definition: JobDefinition
@@ -96,14 +98,17 @@ class ClusterMemory:
         return any(one.get("type") == "MemoryPressure" and one.get("status") == "True" for one in conditions)
 
     async def _get(self, path: str, *, what: str) -> Body | None:
-        """What is there; None also where nobody may see it, or nobody answers in time."""
+        """What is there; None also where nobody may see it, or nobody answers in time: then the others are not asked for either."""
+        refused = self._refused.get(what)
+        if refused is not None and self._clock() - refused < KEPT_SECONDS:
+            return None
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 found = await self._kube.get(path)
         except (ApiError, TimeoutError) as error:
-            if what not in self._refused:
+            if refused is None:
                 log.warning("%s cannot be seen: %s", what, str(error) or "no answer in time")
-            self._refused.add(what)
+            self._refused[what] = self._clock()
             return None
-        self._refused.discard(what)
+        self._refused.pop(what, None)
         return found

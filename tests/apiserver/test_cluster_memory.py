@@ -145,9 +145,9 @@ async def test_nodes_that_are_short_of_memory_are_known(place: Place, short_node
 async def test_figures_that_the_operator_may_not_see_are_done_without(
     place: Place, metrics_api: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pod = worker_pod(0, node="")
+    pods = (worker_pod(0, node=""), worker_pod(1, node=""))
     async with room(place.plane, "default", user=NAMESPACED) as here:
-        for seconds in (0.0, KEPT_SECONDS, 3 * KEPT_SECONDS):
+        for seconds in (0.0, 1.0, KEPT_SECONDS, 3 * KEPT_SECONDS):
             here.now = seconds
-            assert await here.look(pods=(pod,)) == ({}, frozenset())
+            assert await here.look(pods=pods) == ({}, frozenset())
     assert len([line for line in caplog.messages if line.startswith(f"{METRICS} cannot be seen")]) == 1
