@@ -1,20 +1,21 @@
 """Assembly: the windows of a rank's stream, filled from many sources and written in order.
 
 Slices that this rank can open itself are read straight to their places, the others are fetched from their ranks, one
-streamed request a source and window. While one window is written the next are filled. Where nobody else is needed, one
-thread does all of it.
+streamed request a source and window, a few sources at a time: what a window needs beside its buffer does not depend on the
+number of ranks. While one window is written the next are filled, as many and as large as the receive window allows. Where
+nobody else is needed, one thread does all of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import Final
 
 import numpy as np
 
-from dsort_worker.budget import Buffers
+from dsort_worker.flows import Flows
 from dsort_worker.gather import Slices, gather
 from dsort_worker.packing import END_OF_ARCHIVE
 from dsort_worker.peers import Peers
@@ -34,7 +35,8 @@ With other ranks, windows are as large as the budget allows, so that a request i
 
 _STRETCH: Final = 32 << 20
 """Bytes of the stream whose slices are worked out in one go and then cut into such small windows: for one of them alone that
-would take a tenth of the time of reading it."""
+would take a tenth of the time of reading it. What is known of them takes some hundred bytes a slice, so each throttle level
+halves the stretch; the window itself is as small as one of the least size already, and stays."""
 
 
 class AssemblyCancelled(Exception):
@@ -54,7 +56,7 @@ class Assembler:
         peers: Peers,
         rank: int,
         owner_of: Index | None,
-        buffers: Buffers,
+        flows: Flows,
         fillers: Executor,
         flusher: Executor,
         writer: ShardWriter,
@@ -65,7 +67,7 @@ class Assembler:
         self._peers = peers
         self._rank = rank
         self._owner_of = owner_of
-        self._buffers = buffers
+        self._flows = flows
         self._fillers = fillers
         self._flusher = flusher
         self._writer = writer
@@ -76,7 +78,7 @@ class Assembler:
         """Build all shards of the stream; returns when every one is committed."""
         try:
             if self._owner_of is None:
-                async with self._buffers.lend() as buffer:
+                async with self._flows.window(_LOCAL_WINDOW) as buffer:
                     await in_thread(self._flusher, self._build_alone, stream, buffer)
             else:
                 await self._build_together(stream)
@@ -86,7 +88,7 @@ class Assembler:
 
     def _build_alone(self, stream: Stream, buffer: memoryview) -> None:
         """Read, hash and write in one thread: every rank has a core of its own, and what is in its cache stays there."""
-        for stretch in stream.windows(_STRETCH):
+        for stretch in stream.windows(lambda: _STRETCH >> self._flows.level):
             for window in stretch.parts(min(_LOCAL_WINDOW, len(buffer))):
                 if self._cancelled():
                     raise AssemblyCancelled
@@ -95,11 +97,16 @@ class Assembler:
                 self._on_written(window.records, window.size)
 
     async def _build_together(self, stream: Stream) -> None:
-        """While one window is written the next are filled; no more are in progress than there are buffers."""
+        """While one window is written the next are filled; a window is cut when there is room for it."""
         previous = asyncio.Event()
         previous.set()
+        windows = stream.windows(self._flows.next_size)
         async with asyncio.TaskGroup() as group:
-            for window in stream.windows(self._buffers.size):
+            while True:
+                await self._flows.room()
+                window = next(windows, None)
+                if window is None:
+                    break
                 lent, written = asyncio.Event(), asyncio.Event()
                 group.create_task(self._carry(window, lent=lent, turn=previous, written=written))
                 previous = written
@@ -109,7 +116,7 @@ class Assembler:
         self, window: Window, *, lent: asyncio.Event, turn: asyncio.Event, written: asyncio.Event
     ) -> None:
         """Take one window from an empty buffer to its shards; windows are written in order."""
-        async with self._buffers.lend() as buffer:
+        async with self._flows.window(window.size) as buffer:
             lent.set()
             await self._fill(window, buffer)
             await turn.wait()
@@ -122,16 +129,37 @@ class Assembler:
         if self._owner_of is None:
             raise RuntimeError("a rank that can open every shard needs nobody to fill its windows")
         owners = self._owner_of[window.slices.shard]
+        own = np.flatnonzero(owners == self._rank)
+        parts = self._parts(window, owners)
         async with asyncio.TaskGroup() as group:
-            for owner in np.unique(owners).tolist():
-                theirs = np.flatnonzero(owners == owner)
-                slices, places = window.slices[theirs], window.places[theirs]
-                if owner == self._rank:
-                    group.create_task(in_thread(self._fillers, gather, self._files, slices, buffer, places))
-                    continue
-                for low in range(0, len(slices), MAX_SLICES):
-                    part = slice(low, low + MAX_SLICES)
-                    group.create_task(self._fetch(owner, slices[part], places[part], buffer))
+            if len(own):
+                group.create_task(
+                    in_thread(
+                        self._fillers, gather, self._files, window.slices[own], buffer, window.places[own]
+                    )
+                )
+            for _ in range(self._flows.requests):
+                group.create_task(self._fetch_each(parts, buffer))
+
+    def _parts(self, window: Window, owners: Index) -> Iterator[tuple[int, Slices, Index]]:
+        """What to ask others for: rank, slices and their places. Every rank begins with the one after itself, so that not all
+        of them begin with the same.
+        """
+        by_owner = np.argsort(owners, kind="stable")
+        ranks, starts = np.unique(owners[by_owner], return_index=True)
+        ends = np.append(starts, len(owners))[1:]
+        others = sorted(zip(ranks.tolist(), starts.tolist(), ends.tolist(), strict=True))
+        first = sum(rank <= self._rank for rank, _, _ in others)
+        for rank, start, end in others[first:] + others[:first]:
+            if rank != self._rank:
+                for low in range(start, end, MAX_SLICES):
+                    theirs = by_owner[low : min(low + MAX_SLICES, end)]
+                    yield rank, window.slices[theirs], window.places[theirs]
+
+    async def _fetch_each(self, parts: Iterator[tuple[int, Slices, Index]], buffer: memoryview) -> None:
+        """Fetch one part after the other; others do the same with the same parts."""
+        for owner, slices, places in parts:
+            await self._fetch(owner, slices, places, buffer)
 
     async def _fetch(self, owner: int, slices: Slices, places: Index, buffer: memoryview) -> None:
         await self._peers.stream(

@@ -87,6 +87,8 @@ class Buffers:
         self.size = size
         self.count = count
         self._free: asyncio.Queue[mmap.mmap] = asyncio.Queue()
+        self._lent: set[int] = set()
+        self._thrifty = False
         self._all = [mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(count)]
         for buffer in self._all:
             # Small pages would fault in one by one, 4,096 of them for a large window.
@@ -97,21 +99,40 @@ class Buffers:
     @property
     def lent(self) -> int:
         """Buffers in use now."""
-        return self.count - self._free.qsize()
+        return len(self._lent)
 
     @contextlib.asynccontextmanager
     async def lend(self) -> AsyncIterator[memoryview]:
         """A buffer of `size` bytes for the length of the block. Its content is whatever the last owner left."""
         buffer = await self._free.get()
+        self._lent.add(id(buffer))
         view = memoryview(buffer)
         try:
             yield view
         finally:
             view.release()
+            self._lent.discard(id(buffer))
+            if self._thrifty:
+                _drop_pages(buffer)
             self._free.put_nowait(buffer)
+
+    def give_back(self) -> None:
+        """Have the system take the memory of what is free, now and whenever a buffer comes back; it is given anew on first use."""
+        self._thrifty = True
+        for buffer in self._all:
+            if id(buffer) not in self._lent:
+                _drop_pages(buffer)
+
+    def keep(self) -> None:
+        """Keep the memory of what is free, as at the start."""
+        self._thrifty = False
 
     def close(self) -> None:
         """Give the memory back. A buffer of which a view is left (in the traceback of what ended the job) goes with it."""
         for buffer in self._all:
             with contextlib.suppress(BufferError):
                 buffer.close()
+
+
+def _drop_pages(buffer: mmap.mmap) -> None:
+    buffer.madvise(mmap.MADV_DONTNEED)

@@ -22,6 +22,7 @@ import aiohttp
 from dsort_api.messages import PROTOCOL, Peer, PeerTable
 from dsort_api.protocol import other_version
 from dsort_api.reasons import DSortError, Reason
+from dsort_worker.flows import Flows
 from dsort_worker.line import JITTER
 from dsort_worker.sockets import client_socket
 from dsort_worker.wire import (
@@ -98,7 +99,7 @@ class Peers:
         rank: int,
         job: str,
         token: str,
-        flows: int,
+        flows: Flows,
         patience: Patience,
         on_received: Callable[[int], None],
     ) -> None:
@@ -109,7 +110,7 @@ class Peers:
         self._newer = asyncio.Event()
         self._under_way: dict[int, set[asyncio.Timeout]] = {}
         """The attempts that have not ended yet, by the rank that they are made to."""
-        self._flows = asyncio.Semaphore(flows)
+        self._flows = flows
         self._random = random.Random(rank)
         self._headers = {"Authorization": f"Bearer {token}", PLAN_HEADER: job, FROM_HEADER: str(rank)}
         self._spoken: dict[str, int] = {}
@@ -176,10 +177,13 @@ class Peers:
 
         async def attempt(peer: Peer, ticket: str | None) -> S:
             place = {TICKET_HEADER: ticket} if ticket else {}
-            async with self._flows, self._request(peer, path, body, headers | place) as response:
+            async with (
+                self._flows.request(rank, size=size or 0, again=ticket is not None) as came,
+                self._request(peer, path, body, headers | place) as response,
+            ):
                 await self._check(response, peer)
                 into = sink()
-                await self._receive(response, into, size)
+                await self._receive(response, into, size, came)
                 return into
 
         return await self._persist(rank, path, attempt)
@@ -216,7 +220,13 @@ class Peers:
             case status:
                 raise Broken(f"{status} {(await response.text())[:300]}")
 
-    async def _receive(self, response: aiohttp.ClientResponse, sink: Sink, size: int | None) -> None:
+    async def _receive(
+        self,
+        response: aiohttp.ClientResponse,
+        sink: Sink,
+        size: int | None,
+        came: Callable[[int], None],
+    ) -> None:
         length = response.content_length
         if length is None or length < CHECKSUM_SIZE or (size is not None and length != size + CHECKSUM_SIZE):
             raise Broken(f"a stream of {length} bytes where {size} and a checksum were asked for")
@@ -240,6 +250,7 @@ class Peers:
                 except ValueError as error:
                     raise Broken(str(error)) from None
                 self._on_received(len(view))
+                came(len(view))
         if left or bytes(tail) != checksum_bytes(checksum):
             raise Broken(
                 "the checksum of the stream is wrong" if not left else f"the stream ended {left} bytes early"

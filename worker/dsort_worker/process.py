@@ -23,6 +23,7 @@ from dsort_worker.budget import Buffers, divide
 from dsort_worker.control import ControlServer
 from dsort_worker.decisions import Decisions
 from dsort_worker.findings import FindingsLog
+from dsort_worker.flows import Flows
 from dsort_worker.locations import resolve
 from dsort_worker.peers import Patience, Peers
 from dsort_worker.pools import Pools
@@ -201,6 +202,13 @@ class Process:
             stack.callback(pools.close_all)
             buffers = Buffers(count=division.windows, size=division.window)
             stack.callback(buffers.close)
+            flows = Flows(
+                buffers=buffers,
+                requests=division.flows,
+                sources=job.ranks - 1,
+                throttle=state.throttle,
+                flow=state.flow,
+            )
             admission = Admission(
                 slots=division.serve_slots, piece=division.piece, waiting=division.waiting, flow=state.flow
             )
@@ -210,7 +218,7 @@ class Process:
                     rank=settings.rank,
                     job=job.id,
                     token=settings.token,
-                    flows=division.flows,
+                    flows=flows,
                     patience=settings.patience,
                     on_received=self._received,
                 )
@@ -259,7 +267,7 @@ class Process:
                 peers=peers,
                 offers=offers,
                 pools=pools,
-                buffers=buffers,
+                flows=flows,
                 findings=findings,
                 decisions=decisions,
                 on_listed=self._on_listed,

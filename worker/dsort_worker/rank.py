@@ -26,10 +26,10 @@ from dsort_api.spec import DSortJobSpec
 from dsort_api.templates import OutputTemplate
 from dsort_worker import packing, steps
 from dsort_worker.assemble import Assembler
-from dsort_worker.budget import Buffers
 from dsort_worker.collisions import count_collisions
 from dsort_worker.decisions import Decisions
 from dsort_worker.findings import FindingsLog
+from dsort_worker.flows import Flows
 from dsort_worker.layout import extended, packing_rule, shards_of
 from dsort_worker.merge import Run
 from dsort_worker.ordering import Ordering
@@ -70,7 +70,7 @@ class Rank:
         peers: Peers,
         offers: Offers,
         pools: Pools,
-        buffers: Buffers,
+        flows: Flows,
         findings: FindingsLog,
         decisions: Decisions | None,
         on_listed: Callable[[Listed], None],
@@ -88,7 +88,7 @@ class Rank:
         self._peers = peers
         self._offers = offers
         self._pools = pools
-        self._buffers = buffers
+        self._flows = flows
         self._findings = findings
         self._decisions = decisions
         self._on_listed = on_listed
@@ -268,7 +268,7 @@ class Rank:
             peers=self._peers,
             rank=self._rank,
             owner_of=None if self._short_circuit else owners,
-            buffers=self._buffers,
+            flows=self._flows,
             fillers=self._pools.fill,
             flusher=self._pools.flush,
             writer=ShardWriter(self._staging, closers=self._pools.close, behind=_BEHIND, on_commit=committed),

@@ -7,7 +7,7 @@ large record), so no shard and no record has to fit into memory. Every byte of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -126,10 +126,13 @@ class Stream:
             return self._rows[low + skip : high + skip], shard
         return self._rows[np.arange(low, high) + self._skipped[shard]], shard
 
-    def windows(self, size: int) -> Iterator[Window]:
-        """Cut the stream into windows of `size` bytes."""
-        for low in range(0, self.size, size):
-            yield self._window(low, min(low + size, self.size))
+    def windows(self, size: Callable[[], int]) -> Iterator[Window]:
+        """Cut the stream into windows; `size` is asked for the bytes of each (a multiple of 512) when it is cut."""
+        low = 0
+        while low < self.size:
+            high = min(low + size(), self.size)
+            yield self._window(low, high)
+            low = high
 
     def _window(self, low: int, high: int) -> Window:
         # From the last mark at or before the window to the first one behind it.

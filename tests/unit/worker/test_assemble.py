@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dsort_api.messages import Peer, PeerTable
 from dsort_api.reasons import DSortError, Reason
-from dsort_worker import assemble
+from dsort_worker import assemble, receive
 from dsort_worker import stream as stream_module
 from dsort_worker.admission import Admission
 from dsort_worker.assemble import Assembler
@@ -29,6 +29,7 @@ from dsort_worker.budget import Buffers
 from dsort_worker.listing import pin
 from dsort_worker.packing import END_OF_ARCHIVE
 from dsort_worker.peers import Patience, Peers
+from dsort_worker.receive import ReceiveWindow
 from dsort_worker.rows import BLOCK
 from dsort_worker.serve import DataServer, Offers
 from dsort_worker.shardfiles import ShardFiles
@@ -36,6 +37,8 @@ from dsort_worker.shardwriter import OutputShard, ShardWriter
 from dsort_worker.staging import Staging
 from dsort_worker.state import Flowing
 from dsort_worker.stream import Stream
+from dsort_worker.throttle import Throttle
+from tests.support.flows import flows_of
 from tests.support.rowblocks import Record, block_of
 from tests.support.waiting import DEADLINE, idle, until
 
@@ -106,7 +109,7 @@ def assert_windows_are_the_shards(
 ) -> None:
     assert stream.size == sum(map(len, expected))
     size = blocks * BLOCK
-    windows = list(stream.windows(size))
+    windows = list(stream.windows(lambda: size))
     if cut is not None:
         windows = [part for window in windows for part in window.parts(cut * BLOCK)]
         size = min(size, cut * BLOCK)
@@ -142,13 +145,13 @@ def assert_windows_are_the_shards(
 def test_neighbours_in_the_source_are_asked_for_at_once() -> None:
     shards = [[Record(0, ((number, 1),)) for number in range(10)] + [Record(1, ((10, 1),))]]
     stream, _, _ = stream_of(shards)
-    (window,) = stream.windows(1 << 20)
+    (window,) = stream.windows(lambda: 1 << 20)
     assert window.slices.length.tolist() == [10 * BLOCK, BLOCK]
 
 
 def test_nothing_to_build_has_no_windows() -> None:
     stream, _, _ = stream_of([])
-    assert (stream.size, list(stream.windows(512))) == (0, [])
+    assert (stream.size, list(stream.windows(lambda: 512))) == (0, [])
 
 
 @pytest.fixture
@@ -188,6 +191,7 @@ class Rank:
     assembler: Assembler
     peers: Peers
     url: str
+    throttle: Throttle
     written: list[tuple[int, int]] = field(default_factory=list)
     errors: list[DSortError] = field(default_factory=list)
 
@@ -225,6 +229,8 @@ async def ranks(
             stack.callback(files.close)
             buffers = Buffers(count=windows, size=window)
             stack.callback(buffers.close)
+            throttle = Throttle()
+            flowing = flows_of(flows, buffers=buffers, sources=count - 1, throttle=throttle)
             admission = Admission(slots=slots, piece=4 * BLOCK, waiting=16, flow=Flowing())
             stack.callback(admission.close)
             patience = Patience(connect=DEADLINE, silence=DEADLINE, peer=DEADLINE)
@@ -233,7 +239,7 @@ async def ranks(
                     rank=rank,
                     job="job",
                     token="t",
-                    flows=flows,
+                    flows=flowing,
                     patience=patience,
                     on_received=lambda _: None,
                 )
@@ -262,14 +268,16 @@ async def ranks(
                 peers=peers,
                 rank=rank,
                 owner_of=None if owner_of is None else np.array(owner_of, dtype=np.int64),
-                buffers=buffers,
+                flows=flowing,
                 fillers=fill,
                 flusher=flush,
                 writer=ShardWriter(staging, closers=close, behind=2, on_commit=lambda _: None),
                 on_written=lambda records, size, to=written: to.append((records, size)),  # type: ignore[misc]
                 cancelled=cancelled.is_set,
             )
-            result.append(Rank(staging, files, buffers, admission, assembler, peers, url, written, errors))
+            result.append(
+                Rank(staging, files, buffers, admission, assembler, peers, url, throttle, written, errors)
+            )
         table = PeerTable(
             version=1,
             peers=[Peer(rank=rank, url=one.url, epoch=f"e{rank}") for rank, one in enumerate(result)],
@@ -333,6 +341,52 @@ async def test_ranks_that_build_from_each_other_with_one_of_everything(
         for one, (_, _, expected) in zip(every, streams, strict=True):
             assert one.built() == dict(enumerate(expected))
             assert one.errors == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "owner_of", [ALONE, TOGETHER, (0, 1, 2, 3)], ids=["alone", "together", "from others"]
+)
+async def test_a_level_that_rises_and_falls_makes_windows_smaller_and_changes_no_byte(
+    root: Path, tmp_path: Path, owner_of: Sequence[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receive, "LEAST_WINDOW", BLOCK)
+    monkeypatch.setattr(assemble, "_STRETCH", 64 * BLOCK)
+    monkeypatch.setattr(assemble, "_LOCAL_WINDOW", 8 * BLOCK)
+    stream, _, expected = stream_of(many_shards(5))
+    levels = itertools.cycle([0, 4, 4, 4, 4, 1, 3, 0])
+    async with ranks(root, tmp_path / "out", count=4, owner_of=owner_of) as (rank, *_):
+
+        def written(records: int, size: int) -> None:
+            rank.written.append((records, size))
+            rank.throttle.feel(next(levels))
+
+        rank.assembler._on_written = written
+        await rank.assembler.build(stream)
+        assert rank.built() == dict(enumerate(expected))
+        assert rank.buffers.lent == 0
+        sizes = {size for _, size in rank.written}
+        assert len(sizes) > 1
+        if owner_of is not None:
+            assert BLOCK in sizes
+            assert max(sizes) == 16 * BLOCK
+
+
+@pytest.mark.asyncio
+async def test_many_sources_are_asked_a_few_at_a_time(root: Path, tmp_path: Path) -> None:
+    stream, _, expected = stream_of(many_shards(9))
+    async with ranks(root, tmp_path / "out", count=5, flows=2, owner_of=(1, 2, 3, 4)) as (rank, *_):
+        outstanding: list[int] = []
+        ask = ReceiveWindow.ask
+
+        def asked(self: ReceiveWindow, source: int, size: int, *, now: float) -> None:
+            ask(self, source, size, now=now)
+            outstanding.append(self.requests)
+
+        with mock.patch.object(ReceiveWindow, "ask", asked):
+            await rank.assembler.build(stream)
+        assert rank.built() == dict(enumerate(expected))
+        assert max(outstanding) == 2
 
 
 @pytest.mark.asyncio

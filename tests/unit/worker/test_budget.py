@@ -25,6 +25,7 @@ def test_buffers_stay_within_the_budget(budget: int) -> None:
     assert division.serve_slots >= 2
     assert division.windows >= 2
     assert division.flows >= 2
+    assert division.waiting >= 16
     assert division.window >= MIB
     assert division.window % 512 == 0
     assert division.piece >= 128 << 10
@@ -60,6 +61,29 @@ async def test_a_view_in_a_traceback_does_not_hide_what_ended_the_job() -> None:
         kept = buffer[:10]
     buffers.close()
     assert bytes(kept) == bytes(10)
+
+
+def resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.asyncio
+async def test_what_is_free_is_given_back_to_the_system() -> None:
+    buffers = Buffers(count=2, size=64 * MIB)
+    async with buffers.lend() as one:
+        one[:] = bytes(64 * MIB)
+        touched = resident()
+        async with buffers.lend() as other:
+            other[:] = bytes(64 * MIB)
+        buffers.give_back()
+        assert resident() < touched + 16 * MIB  # the free one at once
+    assert resident() < touched - 32 * MIB  # the other one when it came back
+    buffers.keep()
+    async with buffers.lend() as one:
+        one[:] = b"1" * (64 * MIB)
+    assert resident() > touched - 32 * MIB
+    buffers.close()
 
 
 @pytest.mark.asyncio

@@ -16,6 +16,7 @@ from dsort_api.reasons import DSortError, Reason
 from dsort_worker.peers import Patience, Peers
 from dsort_worker.window import Placer
 from dsort_worker.wire import Checksum, checksum_bytes
+from tests.support.flows import flows_of
 from tests.support.waiting import DEADLINE, idle, until
 
 pytestmark = pytest.mark.asyncio
@@ -87,7 +88,12 @@ async def asking(
 ) -> AsyncIterator[Peers]:
     counted = [] if received is None else received
     peers = Peers(
-        rank=7, job="job", token="secret", flows=flows, patience=patience, on_received=counted.append
+        rank=7,
+        job="job",
+        token="secret",
+        flows=flows_of(flows),
+        patience=patience,
+        on_received=counted.append,
     )
     async with asyncio.timeout(DEADLINE), peers:
         if scripts:
@@ -333,7 +339,7 @@ async def test_streams_are_bounded_and_questions_do_not_wait_behind_them() -> No
 
 
 async def test_peers_are_asked_inside_the_block_only() -> None:
-    peers = Peers(rank=0, job="job", token="", flows=1, patience=QUICK, on_received=lambda _: None)
+    peers = Peers(rank=0, job="job", token="", flows=flows_of(1), patience=QUICK, on_received=lambda _: None)
     peers.update(PeerTable(version=1, peers=[Peer(rank=0, url="http://127.0.0.1:1", epoch="")]))
     with pytest.raises(RuntimeError, match="outside"):
         await peers.post_json(0, "/", b"")

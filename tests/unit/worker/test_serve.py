@@ -40,6 +40,7 @@ from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.state import Flowing
 from dsort_worker.window import Placer
 from dsort_worker.wire import encode_slices
+from tests.support.flows import flows_of
 from tests.support.rowblocks import Record, block_of, records_of
 from tests.support.waiting import DEADLINE, idle, until
 
@@ -129,7 +130,7 @@ async def asking(
         rank=1,
         job="job",
         token=token,
-        flows=8,
+        flows=flows_of(8),
         patience=Patience(connect=30.0, silence=30.0, peer=patience),
         on_received=lambda _: None,
     )
