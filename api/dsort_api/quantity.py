@@ -74,3 +74,8 @@ def format_bytes(size: float) -> str:
     while abs(value) >= 1024 and power < len(_UNITS) - 1:
         value, power = value / 1024, power + 1
     return f"{value:.{2 if power else 0}f} {_UNITS[power]}"
+
+
+def several(number: int, what: str) -> str:
+    """A number of things, for a person: "1 shard", "2,000 shards"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

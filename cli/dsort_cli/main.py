@@ -6,6 +6,7 @@ is imported: reading the job then goes on beside it.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -42,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Who read our output has gone, as `head` does. What Python would still flush has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # What a job writes is handled where it is written: this is what is printed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"error: standard output: {error.strerror}", file=sys.stderr)
         code = 1
     if arguments is None:
         sys.stderr.flush()

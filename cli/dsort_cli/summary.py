@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dsort_api.quantity import format_bytes
+from dsort_api.quantity import format_bytes, several
 from dsort_cli.figures import clock
 
 if TYPE_CHECKING:
@@ -76,11 +76,6 @@ class Summary:
         if self.plan is not None:
             result["plan"] = self.plan.model_dump(mode="json", by_alias=True, exclude_none=True)
         return result
-
-
-def several(number: int, what: str) -> str:
-    """A number of things: "1 shard", "2,000 shards"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def completed_amounts(manifest: str) -> tuple[int, int, int]:

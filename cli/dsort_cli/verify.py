@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from dsort_api.quantity import format_bytes
+from dsort_api.quantity import format_bytes, several
 from dsort_api.reasons import EXIT_CODES, DSortError, Reason
 from dsort_cli.places import folder_of
 from dsort_cli.report import say
-from dsort_cli.summary import several
 from dsort_worker.verify import Difference, Verification, check_shards, count_records, read_manifest
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def verify(options: argparse.Namespace) -> int:
     found = check_shards(output, manifest, inputs=beside)
     count_records(found)
     compared = _deep(found, inputs) if inputs else None
-    rate = f"{found.bytes / found.seconds / 1e9:.1f} GB/s" if found.seconds else "-"
+    rate = f"{format_bytes(found.bytes / found.seconds)}/s" if found.seconds else "-"
     if options.json:
         print(json.dumps(_as_json(found, compared)))
     else:

@@ -64,9 +64,16 @@ def take_listing(source: Input, *, root: str) -> Listing:
             "spec.input.missingShards to Warn or Ignore",
         )
     if not pinned:
-        detail = f"all {len(missing)} shards named are missing" if missing else "no known archive is there"
+        detail = f"all {len(missing)} shards named are missing" if missing else _nothing_found(source)
         raise DSortError(Reason.INVALID_SPEC, f"spec.input: no input: {detail} in {source.url} ({root})")
     return Listing(tuple(pinned.values()), tuple(missing))
+
+
+def _nothing_found(source: Input) -> str:
+    if not source.shards:
+        return "no known archive is there"
+    more = f" (nor any of {len(source.shards) - 1} more entries)" if len(source.shards) > 1 else ""
+    return f"spec.input.shards[0]: {source.shards[0]!r}{more} matches no known archive"
 
 
 def pin(root: str, name: str) -> PinnedInput:

@@ -14,8 +14,9 @@ from importlib.metadata import version
 
 from dsort_api.manifest import InputShard, Manifest, ManifestJob, OutputShardRecord, RunFacts
 from dsort_api.messages import JobDefinition, Totals
+from dsort_api.quantity import several
 from dsort_api.reasons import DSortError, Reason
-from dsort_api.spec import Reaction, job_fingerprint
+from dsort_api.spec import DSortJobSpec, Reaction, job_fingerprint
 from dsort_api.templates import OutputTemplate
 from dsort_worker import steps
 from dsort_worker.decisions import Decide
@@ -110,8 +111,8 @@ class RankZero:
         if manifest.job.fingerprint != job_fingerprint(self._spec, listing.shards):
             raise DSortError(
                 Reason.OUTPUT_EXISTS,
-                f"spec.output.url: {path} is the result of another job ({manifest.run.name}); "
-                "move it away or choose another output",
+                f"spec.output.url: {path} is the result of another job ({manifest.run.name}): "
+                f"{_what_differs(self._spec, manifest.spec)}; move it away or choose another output",
             )
         verify_output(self._output_root)
         return path
@@ -123,7 +124,7 @@ class RankZero:
         if capacity is not None and needed > capacity:
             raise DSortError(
                 Reason.OUTPUT_NAMES_EXHAUSTED,
-                f"spec.output.name: {self._spec.output.name} has {capacity} names, {needed} are needed; "
+                f"spec.output.name: {self._spec.output.name} has {several(capacity, 'name')}, {needed} are needed; "
                 "widen the range or make the shards larger",
             )
         if not self._spec.dry_run:
@@ -228,6 +229,23 @@ def _totals(manifest: Manifest) -> Totals:
         records_out=manifest.counts.records_out,
         bytes_in=sum(shard.size for shard in manifest.inputs),
         bytes_out=sum(shard.bytes for shard in manifest.outputs),
+    )
+
+
+def _what_differs(now: DSortJobSpec, then: DSortJobSpec) -> str:
+    """The fields that make it another job, or what lies behind them."""
+    parts = {"input", "output", "order", "records"}
+    ours, theirs = (one.model_dump(mode="json", by_alias=True, include=parts) for one in (now, then))
+    fields = [
+        f"spec.{part}.{name}"
+        for part in ours
+        for name in ours[part]
+        if ours[part][name] != theirs[part].get(name)
+    ]
+    return (
+        f"{', '.join(fields)} differ{'s' if len(fields) == 1 else ''}"
+        if fields
+        else "the input shards have changed"
     )
 
 

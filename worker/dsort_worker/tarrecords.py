@@ -225,7 +225,7 @@ def _decide(
                 detail = f"a hard link whose target {shown(member.link)} is not kept before it in its record"
                 left_out.append(LeftOut("unsupported", member.start, member.name, detail))
             else:
-                detail = "the same path stands in the shard again; the last copy is kept"
+                detail = "the same path stands in the shard again"
                 left_out.append(LeftOut("duplicates", member.start, member.name, detail))
         if not kept:
             lost.add(key)

@@ -190,3 +190,11 @@ def test_a_stream_that_was_closed_is_empty(closed: str) -> None:
     else:
         assert ended.stderr.startswith(b"error: -: the file is empty")
         assert ended.stderr.count(b"\n") == 1
+
+
+def test_a_full_standard_output_is_one_line_and_no_trace(tmp_path: Path) -> None:
+    command = 'exec "$0" -m dsort_cli clean "$1" >/dev/full'
+    ended = subprocess.run(
+        ["sh", "-c", command, sys.executable, str(tmp_path)], capture_output=True, check=False, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (1, b"error: standard output: No space left on device\n")

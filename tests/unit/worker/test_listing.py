@@ -226,5 +226,5 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(st.lists(PART, min_size=1, max_size=4).map("/".join))
 def test_a_glob_matches_what_the_glob_module_does(tree: Path, pattern: str) -> None:
     theirs = glob.glob(pattern, root_dir=tree, recursive=True)
-    files = {os.path.join(tree, name): name for name in theirs if os.path.isfile(tree / name)}
+    files = {os.path.join(tree, name): name for name in theirs if os.path.isfile(os.path.join(tree, name))}
     assert listing._match(str(tree), pattern) == sorted(set(files.values()), key=os.fsencode)

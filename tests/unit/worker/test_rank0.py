@@ -290,9 +290,11 @@ def test_the_result_of_another_job_is_an_obstacle(house: House) -> None:
     zero.decides()[steps.PUBLISH](REPORTS)
     error = refused(house.life(order={"kind": "Key"}), steps.LIST, [{}, {}])
     assert error.reason is Reason.OUTPUT_EXISTS
-    assert "is the result of another job (shuffle)" in error.message
+    assert "is the result of another job (shuffle): spec.order.kind differs" in error.message
     shutil.copy(house.input / house.names[0], house.input / "new.tar")
-    assert refused(house.life(), steps.LIST, [{}, {}]).reason is Reason.OUTPUT_EXISTS
+    error = refused(house.life(), steps.LIST, [{}, {}])
+    assert error.reason is Reason.OUTPUT_EXISTS
+    assert ": the input shards have changed; move it away" in error.message
 
 
 def test_a_manifest_that_cannot_be_read_is_an_obstacle(house: House) -> None:
