@@ -128,6 +128,9 @@ async def test_a_stream_is_placed_and_counted() -> None:
     assert headers["X-Dsort-Epoch"] == "e1"
     assert headers["X-Dsort-Rank"] == "7"
     assert headers["X-Dsort-Protocol"] == str(PROTOCOL)
+    assert headers["X-Dsort-Size"] == str(len(PAYLOAD))
+    assert headers["X-Dsort-Deadline"] == f"{0.8 * QUICK.silence:.1f}"
+    assert "X-Dsort-Ticket" not in headers
     assert "Accept-Encoding" not in headers
 
 
@@ -214,6 +217,57 @@ async def test_a_peer_that_is_not_ready_is_alive(answer: Answer) -> None:
     assert peer.requests[0][1]["Content-Type"] == "application/json"
 
 
+async def test_a_ticket_is_shown_to_who_gave_it_until_it_is_served() -> None:
+    busy = [status(503, Retry_After="0.01", X_Dsort_Ticket=ticket) for ticket in ("7", "7", "9")]
+    target = Target()
+    async with scripted(*busy, stream()) as peer, asking(peer) as peers:
+        await peers.stream(0, "/v1/slices", sink=target.sink, size=len(PAYLOAD))
+        await peers.stream(0, "/v1/slices", sink=target.sink, size=len(PAYLOAD))
+    shown = [headers.get("X-Dsort-Ticket") for _, headers, _ in peer.requests]
+    assert shown == [None, "7", "7", "9", None]
+
+
+async def test_a_ticket_ends_with_the_life_of_who_gave_it() -> None:
+    target = Target()
+    async with (
+        scripted(status(503, Retry_After="60", X_Dsort_Ticket="7")) as old,
+        scripted(stream()) as new,
+        asking(old) as peers,
+        asyncio.TaskGroup() as group,
+    ):
+        asked = group.create_task(peers.stream(0, "/v1/slices", sink=target.sink, size=len(PAYLOAD)))
+        await until(lambda: old.requests)
+        await idle()
+        peers.update(table(new, version=2, epoch="e2"))
+        await asked
+    ((_, headers, _),) = new.requests
+    assert "X-Dsort-Ticket" not in headers
+
+
+async def test_a_request_that_is_away_leaves_its_flow_to_others_and_goes_first_when_it_is_back() -> None:
+    target, other = Target(), Target()
+    async with (
+        scripted(status(503, Retry_After="0.2", X_Dsort_Ticket="7"), stream()) as busy,
+        scripted(stream()) as free,
+        asking(busy, free, flows=1) as peers,
+        asyncio.TaskGroup() as group,
+    ):
+        asked = group.create_task(peers.stream(0, "/v1/slices", sink=target.sink, size=len(PAYLOAD)))
+        await until(lambda: busy.requests)
+        await peers.stream(1, "/v1/slices", sink=other.sink, size=len(PAYLOAD))
+        assert not asked.done()
+        await asked
+    assert bytes(target.out) == bytes(other.out) == PAYLOAD
+
+
+async def test_an_older_rank_is_asked_in_its_version_from_then_on() -> None:
+    refusal = status(426, "this rank speaks protocol 1, the request has 2")
+    async with scripted(refusal, status(200, "{}")) as peer, asking(peer) as peers:
+        for _ in range(2):
+            await peers.post_json(0, "/v1/steps/list", b"")
+    assert [headers["X-Dsort-Protocol"] for _, headers, _ in peer.requests] == ["2", "1", "1"]
+
+
 async def test_a_new_peer_table_ends_the_wait_and_goes_to_the_new_epoch() -> None:
     async with (
         scripted(status(503, Retry_After="60")) as old,
@@ -297,9 +351,9 @@ async def test_a_peer_that_is_gone_is_lost() -> None:
 
 
 async def test_another_protocol_is_told_at_once() -> None:
-    error = await lost(status(426, "this rank speaks protocol 2"))
+    error = await lost(status(426, "this rank speaks protocol 3 and 4, the request has 2"))
     assert error.reason is Reason.PROTOCOL_MISMATCH
-    assert "protocol 2" in error.message
+    assert "refused protocol 2: this rank speaks protocol 3 and 4" in error.message
 
 
 async def test_nothing_is_asked_before_the_first_peer_table() -> None:
