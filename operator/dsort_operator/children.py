@@ -18,6 +18,8 @@ from dsort_api.labels import INDEX_LABEL, OOM_KILLED, WORKER_CONTAINER
 Body = Mapping[str, Any]
 """An object of the Kubernetes API, as JSON has it."""
 
+_KILLED: Final = 137
+"""Exit code of a container that ended by SIGKILL."""
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
 _TIME: Final = TypeAdapter(datetime)
 
@@ -128,7 +130,9 @@ class WorkerPod:
             waiting_reason=waiting.get("reason", ""),
             waiting_message=waiting.get("message", ""),
             exit_code=terminated.get("exitCode"),
-            oom_killed=OOM_KILLED in (terminated.get("reason"), _said_reason(terminated.get("message", ""))),
+            # Container runtimes give that reason as well to one in which anything was ever killed, however it ended.
+            oom_killed=terminated.get("exitCode") == _KILLED
+            and OOM_KILLED in (terminated.get("reason"), _said_reason(terminated.get("message", ""))),
             termination_message=terminated.get("message", ""),
             ended_reason=status.get("reason") or "",
             ended_message=status.get("message") or "",

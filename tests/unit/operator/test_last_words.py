@@ -13,8 +13,8 @@ from dsort_operator.failure import end_of
 from dsort_worker.lastwords import last_words
 
 
-def ended(message: str, *, reason: str = "Error") -> WorkerPod:
-    terminated: dict[str, Any] = {"exitCode": 137, "reason": reason, "message": message}
+def ended(message: str, *, reason: str = "Error", code: int = 137) -> WorkerPod:
+    terminated: dict[str, Any] = {"exitCode": code, "reason": reason, "message": message}
     status = {
         "phase": "Failed",
         "containerStatuses": [{"name": "worker", "state": {"terminated": terminated}}],
@@ -37,6 +37,11 @@ def test_a_lane_killed_for_want_of_memory_counts_as_its_pod(message: str, reason
     pod = ended(message, reason=reason)
     assert pod.oom_killed == killed
     assert (end_of(pod).reason == OOM_KILLED) == killed
+
+
+@pytest.mark.parametrize("code", [0, 6, 143])
+def test_container_that_ended_by_itself_was_not_killed_whatever_else_was_in_it(code: int) -> None:
+    assert not ended("", reason="OOMKilled", code=code).oom_killed
 
 
 def test_the_words_of_a_rank_are_the_end_of_its_pod() -> None:
