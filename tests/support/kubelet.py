@@ -29,6 +29,7 @@ import aiohttp
 
 from dsort_api.labels import FIELD_MANAGER, MANAGED_BY_LABEL, WORKER_CONTAINER
 from tests.support.apiserver import ADMIN, BOUND, ControlPlane
+from tests.support.controlgroups import ControlGroup
 
 MERGE: Final = "application/merge-patch+json"
 _SELECTOR: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
@@ -66,7 +67,7 @@ class Kubelet:
     """All nodes of a test cluster, in a thread of their own. A context manager.
 
     claims: the folder that stands for each claim, by namespace/name. environment: of the processes of a DSortJob's pods, by the
-    job's name; to be filled before the job is applied.
+    job's name; to be filled before the job is applied. groups: the control group that all pods of a DSortJob are in.
     """
 
     def __init__(self, plane: ControlPlane, *, nodes: int = 2) -> None:
@@ -74,6 +75,7 @@ class Kubelet:
         self.nodes = [f"node-{number}" for number in range(nodes)]
         self.claims: dict[str, Path] = {}
         self.environment: dict[str, Mapping[str, str]] = {}
+        self.groups: dict[str, ControlGroup] = {}
         self.ran: list[str] = []
         """Names of all pods that were ever run."""
         self.ended: dict[str, float] = {}
@@ -283,10 +285,12 @@ class Kubelet:
         command = [*container["command"][1:], *container.get("args", ())]
         arguments = [_placed(_expanded(argument, environment), places) for argument in command]
         job = pod.body["metadata"]["labels"].get("dsort.dev/job-name", "")
+        line = [*BOUND, sys.executable, "-m", "dsort_cli", *arguments]
+        if job in self.groups:
+            line = self.groups[job].command(line)
         with (pod.folder / "log").open("wb") as log:
             pod.process = await asyncio.create_subprocess_exec(
-                *BOUND,
-                *(sys.executable, "-m", "dsort_cli", *arguments),
+                *line,
                 cwd=pod.folder,
                 env={**os.environ, **self.environment.get(job, {}), **environment},
                 stdin=asyncio.subprocess.DEVNULL,
