@@ -81,17 +81,23 @@ def _shown(mount: Path, path: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Bytes of a group at one time. unreclaimable: usage less the pages of files; anonymous: of which processes' own."""
+    """Bytes of a group at one time. active, inactive: pages of files; anonymous: processes' own; sockets: buffers of sockets."""
 
-    usage: int
-    files: int
-    anonymous: int
-    sockets: int
+    usage: int = 0
+    active: int = 0
+    inactive: int = 0
+    anonymous: int = 0
+    sockets: int = 0
 
     @property
     def unreclaimable(self) -> int:
         """What the kernel cannot take back without ending somebody."""
-        return self.usage - self.files
+        return self.usage - self.active - self.inactive
+
+    @property
+    def working_set(self) -> int:
+        """What the kubelet takes for it: active pages of files included."""
+        return self.usage - self.inactive
 
 
 @dataclass(slots=True)
@@ -100,12 +106,14 @@ class ControlGroup:
 
     limit: int | None
     folder: Path = field(init=False)
-    peak: Sample = field(init=False, default=Sample(0, 0, 0, 0))
+    peak: Sample = field(init=False, default=Sample())
     """The sample with the most unreclaimable memory."""
     most: int = field(init=False, default=0)
     """The greatest usage, pages of files included, that the kernel has seen."""
     most_in_sockets: int = field(init=False, default=0)
     """Bytes in the buffers of sockets, in the sample with the most of them."""
+    most_working_set: int = field(init=False, default=0)
+    """As the kubelet counts it, in the sample with the most of it."""
     oom_kills: int = field(init=False, default=0)
     samples: int = field(init=False, default=0)
     _version: int = field(init=False)
@@ -147,15 +155,16 @@ class ControlGroup:
     def sample(self) -> Sample:
         """The group's memory now."""
         stat = dict(line.split() for line in (self.folder / "memory.stat").read_text().splitlines())
+        total = "total_" if self._version == 1 else ""
+        active, inactive = int(stat[f"{total}active_file"]), int(stat[f"{total}inactive_file"])
         if self._version == 2:
-            files = int(stat["active_file"]) + int(stat["inactive_file"])
-            usage = self._number("memory.current")
-            return Sample(usage, files, int(stat["anon"]) + int(stat["shmem"]), int(stat.get("sock", 0)))
-        files = int(stat["total_active_file"]) + int(stat["total_inactive_file"])
+            anonymous, sockets = int(stat["anon"]) + int(stat["shmem"]), int(stat.get("sock", 0))
+            return Sample(self._number("memory.current"), active, inactive, anonymous, sockets)
+        anonymous = int(stat["total_rss"]) + int(stat["total_shmem"])
         # Version 1 counts the buffers of sockets aside; version 2 among the rest.
         sockets = self._number("memory.kmem.tcp.usage_in_bytes")
         usage = self._number("memory.usage_in_bytes") + sockets
-        return Sample(usage, files, int(stat["total_rss"]) + int(stat["total_shmem"]), sockets)
+        return Sample(usage, active, inactive, anonymous, sockets)
 
     def _limit(self) -> None:
         if self._version == 1:
@@ -181,6 +190,7 @@ class ControlGroup:
         while not self._over.wait(_SAMPLE_SECONDS):
             sample = self.sample()
             self.samples += 1
+            self.most_working_set = max(self.most_working_set, sample.working_set)
             self.most_in_sockets = max(self.most_in_sockets, sample.sockets)
             if sample.unreclaimable > self.peak.unreclaimable:
                 self.peak = sample

@@ -53,8 +53,8 @@ class Ended:
 class Pods:
     """The pods of one job. folder: for what they are given and what they leave, apart from the output.
 
-    environment: of the pods by index. within: makes a pod's command line one that runs where it should, by index. Leaving the
-    context kills what is left of them.
+    environment: of the pods by index. within: makes a pod's command line one that runs where it should, by index. hear: gets all
+    that ranks say. Leaving the context kills what is left of them.
     """
 
     manifest: Mapping[str, Any]
@@ -65,6 +65,7 @@ class Pods:
     budget: int = 128 * MIB
     more: Sequence[str] = ()
     within: Callable[[int, list[str]], list[str]] = lambda _, line: line
+    hear: Callable[[Observed], None] = lambda _: None
     observed: dict[int, Observed] = field(default_factory=dict)
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -183,6 +184,7 @@ class Pods:
             return  # not there yet, or not any more
         assert code == 200, text
         self.observed[rank] = Observed.model_validate_json(text)
+        self.hear(self.observed[rank])
 
     def _renew(self) -> None:
         seen = [self.observed[rank] for rank in sorted(self.observed)]
