@@ -1,11 +1,12 @@
 """The cost of metadata: ten million records that exist as rows only, planned by two ranks, without a byte of payload.
 
     python -m benchmarks.metadata_scale               # Shuffle and Key, with an empty run for the constant
-    python -m benchmarks.metadata_scale --records 1000000 --orders Key --ranks 3
+    python -m benchmarks.metadata_scale --records 1000000 --orders Key --ranks 3 --budget 256
 
 Real ranks (processes, control and data endpoints, the row exchange), whose scan is given a synthetic index of each shard.
 The job is a dry run: it ends when every output shard is known. What is measured is each rank's high-water mark of resident
-memory; the same job with one record a rank is subtracted, and the rest divided by the number of records.
+memory; the same job with one record a rank is subtracted, and the rest divided by the number of records. Each order is planned
+once more with the least budget (--budget), where rows go to disk: there the anonymous memory of each rank is what counts.
 
 Exit code 1 when a bound of benchmarks/bounds.yaml does not hold.
 """
@@ -19,7 +20,9 @@ import resource
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from typing import IO, Any, Final
 
 import numpy as np
@@ -28,13 +31,17 @@ import yaml
 from benchmarks.ranks import TOKEN, drive
 from dsort_api.messages import PROTOCOL, JobDefinition
 from dsort_api.spec import load_job
+from dsort_worker.budget import LEAST_BUDGET
 from dsort_worker.main import RankSettings, run_rank
 from dsort_worker.order import mix_array
 from dsort_worker.tarscan import ScanCounts, ShardIndex
 
 _BOUNDS: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bounds.yaml")
-_BUDGET: Final = 512 << 20
-"""Bytes of each rank."""
+_PLENTY: Final = 8 << 30
+"""Bytes of each rank's budget where all rows are to stay in memory."""
+
+_SAMPLED: Final = 0.01
+"""Seconds from one look at the ranks' memory to the next."""
 _SHARD_RECORDS: Final = 10_000
 _BLOCKS: Final = 10
 """512-byte blocks of each record: two small members."""
@@ -55,13 +62,19 @@ class Planned:
     phases: dict[str, float]
     """Seconds of rank 0 by phase."""
 
+    anonymous: tuple[int, ...]
+    """The most anonymous memory of each rank, bytes: what is resident less the pages of files."""
+
+    spilled: int
+    """Bytes of metadata that went to disk for want of memory, of all ranks together."""
+
     @property
     def memory(self) -> int:
         """Bytes of all ranks together."""
         return sum(self.peaks)
 
 
-def plan(records: int, *, order: str, ranks: int) -> Planned:
+def plan(records: int, *, order: str, ranks: int, budget: int = _PLENTY) -> Planned:
     """Let real ranks plan a job over a synthetic index. Raises SystemExit when a rank fails."""
     with tempfile.TemporaryDirectory(prefix="dsort-metadata-") as folder:
         source = os.path.join(folder, "source")
@@ -75,7 +88,7 @@ def plan(records: int, *, order: str, ranks: int) -> Planned:
             _start(rank, job=job, scratch=folder, per_shard=-(-records // shards)) for rank in range(ranks)
         ]
         try:
-            return _drive(processes)
+            return _drive(processes, budget=budget)
         finally:
             for process in processes:
                 process.kill()
@@ -168,15 +181,35 @@ def _keys(place: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dty
     return text.reshape(-1)
 
 
-def _drive(processes: list[subprocess.Popen[str]]) -> Planned:
-    driven = drive([_line(process.stdout) for process in processes], budget=_BUDGET)
+def _drive(processes: list[subprocess.Popen[str]], *, budget: int) -> Planned:
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        watch = threads.submit(_most_anonymous, [process.pid for process in processes], ended)
+        try:
+            driven = drive([_line(process.stdout) for process in processes], budget=budget)
+        finally:
+            ended.set()
+        anonymous = watch.result()
     ends = [_line(process.stdout).split() for process in processes]
     return Planned(
         driven.seconds,
         peaks=tuple(int(peak) for peak, _ in ends),
         processor_seconds=sum(float(processor) for _, processor in ends),
         phases=driven.phases,
+        anonymous=anonymous,
+        spilled=sum(one.memory.spilled for one in driven.last),
     )
+
+
+def _most_anonymous(pids: list[int], ended: threading.Event) -> tuple[int, ...]:
+    """The most anonymous memory that each process was seen with until `ended`, bytes."""
+    most = [0] * len(pids)
+    while not ended.wait(_SAMPLED):
+        for number, pid in enumerate(pids):
+            with open(f"/proc/{pid}/status", encoding="ascii") as lines:
+                found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")]
+            most[number] = max([most[number], *found])
+    return tuple(most)
 
 
 def _line(stream: IO[str] | None) -> str:
@@ -199,6 +232,7 @@ def main() -> int:
     for order in options.orders:
         empty = plan(options.ranks, order=order, ranks=options.ranks)
         planned = plan(options.records, order=order, ranks=options.ranks)
+        little = plan(options.records, order=order, ranks=options.ranks, budget=options.budget << 20)
         per_record = (planned.memory - empty.memory) / options.records
         allowed = bounds["bytes_per_record"] + (_KEY_BYTES if order == "Key" else 0)
         print(
@@ -207,6 +241,14 @@ def main() -> int:
             f"{per_record:.0f} bytes per record ({', '.join(f'{peak / 2**20:.0f}' for peak in planned.peaks)} MiB, "
             f"empty {', '.join(f'{peak / 2**20:.0f}' for peak in empty.peaks)} MiB); rank 0: "
             + ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in planned.phases.items())
+        )
+        print(
+            f"{order} with {options.budget} MiB a rank: planned in {little.seconds:.1f} s "
+            f"({little.processor_seconds:.1f} s of processor time), "
+            f"{', '.join(f'{peak / 2**20:.0f}' for peak in little.anonymous)} MiB of anonymous memory "
+            f"(with plenty {', '.join(f'{peak / 2**20:.0f}' for peak in planned.anonymous)} MiB), "
+            f"{little.spilled / 2**20:.0f} MiB spilled; rank 0: "
+            + ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in little.phases.items())
         )
         figures.append(
             {
@@ -220,10 +262,16 @@ def main() -> int:
                 "peaks": planned.peaks,
                 "peaks_of_empty": empty.peaks,
                 "phases": planned.phases,
+                "anonymous": planned.anonymous,
+                "little": {"budget": options.budget << 20, **asdict(little)},
             }
         )
         if per_record > allowed:
             broken.append(f"{order}: {per_record:.0f} bytes per record, at most {allowed} are allowed")
+        if max(little.anonymous) > (options.budget << 20) * bounds["share_of_budget"]:
+            broken.append(
+                f"{order}: {max(little.anonymous) / 2**20:.0f} MiB of anonymous memory where {options.budget} MiB were given"
+            )
         if planned.seconds > bounds["planning_seconds"]:
             broken.append(
                 f"{order}: {planned.seconds:.1f} s, at most {bounds['planning_seconds']} are allowed"
@@ -243,6 +291,7 @@ def _options(records: int) -> argparse.Namespace:
         "--orders", nargs="+", default=["Shuffle", "Key"], choices=["None", "Shuffle", "Key", "MD5"]
     )
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--budget", type=int, default=LEAST_BUDGET >> 20, help="MiB of a rank's least budget")
     parser.add_argument("--json", help="file for the figures")
     for hidden, kind in (("--as-rank", int), ("--per-shard", int), ("--scratch", str)):
         parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS)

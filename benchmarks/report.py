@@ -78,13 +78,26 @@ def metadata_table(figures: Sequence[dict[str, Any]]) -> str:
         "| order | bytes per record, all ranks | allowed | peak of each rank | seconds | processor seconds |",
         "|---|---|---|---|---|---|",
     ]
+    little = [
+        "",
+        f"With the least budget, {figures[0]['little']['budget'] / 2**20:.0f} MiB a rank, most rows are sorted on disk:",
+        "",
+        "| order | anonymous memory of each rank at its peak | spilled | seconds | processor seconds |",
+        "|---|---|---|---|---|",
+    ]
     for one in figures:
         peaks = " + ".join(f"{peak / 2**20:.0f}" for peak in one["peaks"])
         lines.append(
             f"| {one['order']} | {one['bytes_per_record']:.0f} | {one['allowed']} | {peaks} MiB "
             f"| {one['seconds']:.1f} | {one['processor_seconds']:.1f} |"
         )
-    return "\n".join(lines) + "\n"
+        less = one["little"]
+        anonymous = " + ".join(f"{peak / 2**20:.0f}" for peak in less["anonymous"])
+        little.append(
+            f"| {one['order']} | {anonymous} MiB | {less['spilled'] / 2**30:.1f} GiB "
+            f"| {less['seconds']:.1f} | {less['processor_seconds']:.1f} |"
+        )
+    return "\n".join(lines + little) + "\n"
 
 
 def _row(result: Result) -> str:

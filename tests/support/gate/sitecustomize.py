@@ -2,7 +2,8 @@
 
 This folder is put on PYTHONPATH of a command under test, with DSORT_TEST_GATE naming a folder, a point and a rank. The rank
 that reaches the point first writes to the pipe `reached` and then waits for the pipe `go`; a rank that is started in its
-place passes. Points: the name of a phase (as it is entered), `committed` (the rank's second shard is committed), `published`
+place passes. Points: the name of a phase (as it is entered), `spilled` and `merged` (the rank's rows do not fit into memory: it
+has written the third piece of them in its scan, or the tenth when it brings them into order), `committed` (the rank's second shard is committed), `published`
 (its first shard has its name), `manifest` (every shard has its name, the manifest is about to be written), `written` (it is,
 and nobody knows yet).
 """
@@ -19,7 +20,7 @@ def _install(gate: dict[str, Any]) -> None:
     from dsort_worker import rank0, staging, state
 
     folder, point, rank = gate["folder"], gate["point"], gate["rank"]
-    seen = {"committed": 0, "published": 0}
+    seen = {"spilled": 0, "merged": 0, "committed": 0, "published": 0}
     mine: list[int] = []
 
     def reach() -> None:
@@ -49,6 +50,13 @@ def _install(gate: dict[str, Any]) -> None:
         if mine == [rank] and name == point and seen[name] == of:
             reach()
 
+    def spill(self: state.RankState, size: int) -> None:
+        spilled(self, size)
+        if self.phase.value == "Scan":
+            count("spilled", of=3)
+        elif self.phase.value == "Order":
+            count("merged", of=10)
+
     def commit(self: staging.Staging, record: Any) -> None:
         committed(self, record)
         count("committed", of=2)
@@ -67,6 +75,7 @@ def _install(gate: dict[str, Any]) -> None:
 
     entered, state.RankState.enter = state.RankState.enter, enter  # type: ignore[method-assign]
     served, state.RankState.serve_at = state.RankState.serve_at, serve_at  # type: ignore[method-assign]
+    spilled, state.RankState.spill = state.RankState.spill, spill  # type: ignore[method-assign]
     committed, staging.Staging.commit = staging.Staging.commit, commit  # type: ignore[assignment, method-assign]
     published, staging.Staging.publish = staging.Staging.publish, publish  # type: ignore[assignment, method-assign]
     written, rank0.RankZero._publish = rank0.RankZero._publish, write  # type: ignore[method-assign]
