@@ -12,6 +12,7 @@ def flows_of(
     requests: int,
     *,
     buffers: Buffers | None = None,
+    of_one: int | None = None,
     sources: int = 1,
     throttle: Throttle | None = None,
     flow: Flowing | None = None,
@@ -20,6 +21,7 @@ def flows_of(
     return Flows(
         buffers=buffers or Buffers(count=1, size=4096),
         requests=requests,
+        of_one=of_one or requests,
         sources=sources,
         throttle=throttle or Throttle(),
         flow=flow or Flowing(),

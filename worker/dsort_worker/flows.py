@@ -1,8 +1,7 @@
 """Flows: windows and requests as the receive window allows them, for the tasks that want them.
 
 The decisions are those of `receive`; here they become waiting and waking, and the throttle level comes in. Who waits is served in
-order, but for a request whose source has no room, which others pass, and one that comes back to a place in its source's line,
-which passes the others.
+order, but for a request whose source has no room, which others pass.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from dsort_worker.throttle import Throttle
 class _Waiter:
     source: int
     size: int
-    again: bool
     turn: asyncio.Future[None]
 
 
 class Flows:
     """The flows of one rank; belongs to one event loop.
 
-    buffers: one for each window. requests: that may ever be in progress. flow: where the figures are shown.
+    buffers: one for each window. requests: that may ever be in progress; of_one: with one of several sources. flow: where the
+    figures are shown.
     """
 
     def __init__(
@@ -38,6 +37,7 @@ class Flows:
         *,
         buffers: Buffers,
         requests: int,
+        of_one: int,
         sources: int,
         throttle: Throttle,
         flow: Flowing,
@@ -46,7 +46,7 @@ class Flows:
         """Requests that may be in progress at the most."""
         self._buffers = buffers
         self._window = ReceiveWindow(
-            windows=buffers.count, size=buffers.size, requests=requests, sources=sources
+            windows=buffers.count, size=buffers.size, requests=requests, of_one=of_one, sources=sources
         )
         self._throttle = throttle
         self._flow = flow
@@ -83,12 +83,9 @@ class Flows:
             self._wake()
 
     @asynccontextmanager
-    async def request(self, source: int, *, size: int, again: bool) -> AsyncIterator[Callable[[int], None]]:
-        """Leave for one request of `size` bytes (0: not known); call what is lent with the bytes of each piece that came.
-
-        again: the source refused it before, and keeps a place for it.
-        """
-        await self._leave(_Waiter(source, size, again, self._loop.create_future()))
+    async def request(self, source: int, *, size: int) -> AsyncIterator[Callable[[int], None]]:
+        """Leave for one request of `size` bytes (0: not known); call what is lent with the bytes of each piece that came."""
+        await self._leave(_Waiter(source, size, self._loop.create_future()))
         left = size
 
         def came(piece: int) -> None:
@@ -122,8 +119,8 @@ class Flows:
 
     def _wake(self) -> None:
         """Let go on who may."""
-        for waiter in sorted(self._waiters, key=lambda one: not one.again):
-            if not waiter.turn.cancelled() and self._window.may_ask(waiter.source, again=waiter.again):
+        for waiter in list(self._waiters):
+            if not waiter.turn.cancelled() and self._window.may_ask(waiter.source):
                 self._window.ask(waiter.source, waiter.size, now=self._loop.time())
                 self._waiters.remove(waiter)
                 waiter.turn.set_result(None)

@@ -153,7 +153,7 @@ class Peers:
     async def post_json(self, rank: int, path: str, body: bytes) -> bytes:
         """POST a JSON body until the peer answers 200; the answer's body."""
 
-        async def attempt(peer: Peer, _ticket: str | None) -> bytes:
+        async def attempt(peer: Peer, _heard: Callable[[], None]) -> bytes:
             headers = {"Content-Type": "application/json"}
             async with self._request(peer, path, body, headers) as response:
                 await self._check(response, peer)
@@ -175,16 +175,29 @@ class Peers:
         if size is not None:
             headers[SIZE_HEADER] = str(size)
 
-        async def attempt(peer: Peer, ticket: str | None) -> S:
-            place = {TICKET_HEADER: ticket} if ticket else {}
-            async with (
-                self._flows.request(rank, size=size or 0, again=ticket is not None) as came,
-                self._request(peer, path, body, headers | place) as response,
-            ):
-                await self._check(response, peer)
-                into = sink()
-                await self._receive(response, into, size, came)
-                return into
+        epoch, place = "", dict[str, str]()
+
+        async def attempt(peer: Peer, heard: Callable[[], None]) -> S:
+            nonlocal epoch, place
+            if peer.epoch != epoch:
+                epoch, place = peer.epoch, {}  # the line ended with the life of the rank that it was in
+            # The flow is kept while the peer keeps the place: a slot waits there for who has it, and whoever had to wait for a
+            # flow to come back with could wait for one that is held behind that very place.
+            async with self._flows.request(rank, size=size or 0) as came:
+                while True:
+                    try:
+                        async with self._request(peer, path, body, headers | place) as response:
+                            await self._check(response, peer)
+                            into = sink()
+                            await self._receive(response, into, size, came)
+                            return into
+                    except NotReady as answer:
+                        if answer.ticket is None:
+                            place = {}
+                            raise
+                        heard()
+                        place = {TICKET_HEADER: answer.ticket}
+                        await asyncio.sleep(self._jittered(answer.delay))
 
         return await self._persist(rank, path, attempt)
 
@@ -256,27 +269,30 @@ class Peers:
                 "the checksum of the stream is wrong" if not left else f"the stream ended {left} bytes early"
             )
 
-    async def _persist(self, rank: int, path: str, attempt: Callable[[Peer, str | None], Awaitable[T]]) -> T:
-        deadline = time.monotonic() + self._patience.peer
-        delay = _FIRST_DELAY
-        epoch, ticket = "", None
+    async def _persist(
+        self, rank: int, path: str, attempt: Callable[[Peer, Callable[[], None]], Awaitable[T]]
+    ) -> T:
+        """Attempt until it succeeds. An attempt calls what it is given when the peer has said that it is busy."""
+        deadline, delay = 0.0, 0.0
+
+        def heard() -> None:
+            """The peer is alive: patience starts anew."""
+            nonlocal deadline, delay
+            deadline, delay = time.monotonic() + self._patience.peer, _FIRST_DELAY
+
+        heard()
         while True:
             table = await self.known()
-            peer = table.peers[rank]
-            if peer.epoch != epoch:
-                epoch, ticket = peer.epoch, None  # the line ended with the life of the rank that it was in
             try:
                 async with asyncio.timeout(None) as under_way:
                     self._under_way.setdefault(rank, set()).add(under_way)
                     try:
-                        return await attempt(peer, ticket)
+                        return await attempt(table.peers[rank], heard)
                     finally:
                         self._under_way.get(rank, set()).discard(under_way)
             except NotReady as answer:
-                # The peer is alive: patience starts anew, and its hint is followed with jitter.
-                deadline = time.monotonic() + self._patience.peer
-                delay, ticket = _FIRST_DELAY, answer.ticket
-                await self._pause(answer.delay * self._random.uniform(1.0, 1.0 + JITTER), table)
+                heard()
+                await self._pause(self._jittered(answer.delay), table)
             except (Broken, aiohttp.ClientError, TimeoutError, OSError) as error:
                 if time.monotonic() > deadline:
                     raise DSortError(
@@ -286,6 +302,10 @@ class Peers:
                     ) from None
                 await self._pause(delay * self._random.uniform(0.5, 1.5), table)
                 delay = min(delay * 2, _MOST_DELAY)
+
+    def _jittered(self, hint: float) -> float:
+        """A peer's hint, so that those who were sent away together do not come together."""
+        return hint * self._random.uniform(1.0, 1.0 + JITTER)
 
     async def _pause(self, seconds: float, table: PeerTable) -> None:
         """Wait, but not past a newer peer table."""

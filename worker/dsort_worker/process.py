@@ -205,6 +205,7 @@ class Process:
             flows = Flows(
                 buffers=buffers,
                 requests=division.flows,
+                of_one=division.serve_slots - 1,  # all ranks divide the same budget
                 sources=job.ranks - 1,
                 throttle=state.throttle,
                 flow=state.flow,

@@ -10,7 +10,8 @@ is in use: who has much outstanding already gains nothing by asking for more, an
 A **throttle level** halves the bytes and the number of requests as many times. Neither load nor level takes the last window of
 least size, or the last request, so the job goes on whatever they say. What is open when the level rises is finished.
 
-With more than one source no source has more than half of the requests, rounded up: one that is slow must not have them all.
+With more than one source no source has more than half of the requests, rounded up: one that is slow must not have them all. Nor
+has it as many as there are slots at a source: a rank that receives slowly must not hold them all.
 
 Pure: the clock is an argument (seconds).
 """
@@ -40,13 +41,15 @@ _BLOCK: Final = 512
 class ReceiveWindow:
     """Accounts of what is open and asked for, and what may be.
 
-    windows: that may be open, of `size` bytes at the most; requests: in progress at the most; sources: ranks to ask.
+    windows: that may be open, of `size` bytes at the most; requests: in progress at the most; of_one: with one source, where
+    there are several; sources: ranks to ask.
     """
 
-    def __init__(self, *, windows: int, size: int, requests: int, sources: int) -> None:
+    def __init__(self, *, windows: int, size: int, requests: int, of_one: int, sources: int) -> None:
         self._most_bytes = windows * size
         self._size = size
         self._most_requests = requests
+        self._of_one = of_one
         self._sources = sources
         self._least = min(size, LEAST_WINDOW)
         self._level = 0
@@ -99,15 +102,10 @@ class ReceiveWindow:
         """A window of `size` bytes is done with."""
         self._open -= size
 
-    def may_ask(self, source: int, *, again: bool) -> bool:
-        """Whether one more request may be made to a source.
-
-        again: it was refused before, and has a place in the source's line to lose: only what there is room for holds it back.
-        """
-        if again and self.requests < self._most_requests:
-            return True
+    def may_ask(self, source: int) -> bool:
+        """Whether one more request may be made to a source."""
         cap = self.requests_cap
-        of_one = cap if self._sources < 2 else (cap + 1) // 2
+        of_one = cap if self._sources < 2 else min((cap + 1) // 2, self._of_one)
         free = self.requests < cap and self._by_source.get(source, 0) < of_one
         if not free:
             self._concurrency.held_back()

@@ -28,12 +28,12 @@ class Requests:
         self.made: list[str] = []
         self.end: dict[str, asyncio.Event] = {}
 
-    def make(self, name: str, *, source: int = 0, size: int = 0, again: bool = False) -> asyncio.Task[None]:
+    def make(self, name: str, *, source: int = 0, size: int = 0) -> asyncio.Task[None]:
         self.end[name] = asyncio.Event()
-        return self._group.create_task(self._make(name, source, size, again))
+        return self._group.create_task(self._make(name, source, size))
 
-    async def _make(self, name: str, source: int, size: int, again: bool) -> None:
-        async with self._flows.request(source, size=size, again=again) as came:
+    async def _make(self, name: str, source: int, size: int) -> None:
+        async with self._flows.request(source, size=size) as came:
             self.made.append(name)
             await self.end[name].wait()
             came(size // 2)
@@ -68,22 +68,6 @@ async def test_a_slow_source_does_not_hold_up_the_requests_to_others() -> None:
         await until(lambda: requests.made == ["slow 1", "quick 1"])
         requests.end["quick 1"].set()
         await until(lambda: requests.made == ["slow 1", "quick 1", "quick 2"])
-        for end in requests.end.values():
-            end.set()
-
-
-async def test_who_has_a_place_in_a_line_goes_before_who_has_none() -> None:
-    flows = flows_of(2, sources=1)
-    async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
-        requests = Requests(flows, group)
-        for name in ("one", "other", "new"):
-            requests.make(name)
-        await idle()
-        requests.make("back", again=True)
-        await idle()
-        assert requests.made == ["one", "other"]
-        requests.end["one"].set()
-        await until(lambda: requests.made == ["one", "other", "back"])
         for end in requests.end.values():
             end.set()
 

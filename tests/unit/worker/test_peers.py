@@ -244,20 +244,32 @@ async def test_a_ticket_ends_with_the_life_of_who_gave_it() -> None:
     assert "X-Dsort-Ticket" not in headers
 
 
-async def test_a_request_that_is_away_leaves_its_flow_to_others_and_goes_first_when_it_is_back() -> None:
-    target, other = Target(), Target()
-    async with (
-        scripted(status(503, Retry_After="0.2", X_Dsort_Ticket="7"), stream()) as busy,
-        scripted(stream()) as free,
-        asking(busy, free, flows=1) as peers,
-        asyncio.TaskGroup() as group,
-    ):
-        asked = group.create_task(peers.stream(0, "/v1/slices", sink=target.sink, size=len(PAYLOAD)))
-        await until(lambda: busy.requests)
-        await peers.stream(1, "/v1/slices", sink=other.sink, size=len(PAYLOAD))
-        assert not asked.done()
-        await asked
-    assert bytes(target.out) == bytes(other.out) == PAYLOAD
+async def test_a_request_that_is_away_keeps_its_flow_to_come_back_with() -> None:
+    # As in a line: who was sent away is served first, and a slot waits for it.
+    is_back = asyncio.Event()
+    sent_away: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if "X-Dsort-Ticket: 7" in head:
+            is_back.set()
+        elif not sent_away:
+            sent_away.append(head)
+            writer.write(status(503, Retry_After="0.01", X_Dsort_Ticket="7"))
+            writer.close()
+            return
+        await is_back.wait()
+        writer.write(stream())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    peer = Script([], url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    targets = [Target(), Target()]
+    async with server, asking(peer, flows=1) as peers, asyncio.TaskGroup() as group:
+        for target in targets:
+            group.create_task(peers.stream(0, "/v1/slices", sink=target.sink, size=len(PAYLOAD)))
+    assert [bytes(target.out) for target in targets] == [PAYLOAD, PAYLOAD]
 
 
 async def test_an_older_rank_is_asked_in_its_version_from_then_on() -> None:

@@ -9,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsort_api.messages import HIGHEST_LEVEL
+from dsort_worker.budget import divide
 from dsort_worker.receive import LEAST_WINDOW, ReceiveWindow
 
 MIB = 1 << 20
 
 
-def window(*, windows: int = 3, size: int = 16 * MIB, requests: int = 8, sources: int = 1) -> ReceiveWindow:
-    return ReceiveWindow(windows=windows, size=size, requests=requests, sources=sources)
+def window(
+    *, windows: int = 3, size: int = 16 * MIB, requests: int = 8, of_one: int = 8, sources: int = 1
+) -> ReceiveWindow:
+    return ReceiveWindow(windows=windows, size=size, requests=requests, of_one=of_one, sources=sources)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,7 @@ def test_one_window_of_the_least_size_and_one_request_are_always_left(level: int
     one.throttle(level)
     assert one.next_size >= min(size, LEAST_WINDOW)
     assert one.has_room()
-    assert one.may_ask(0, again=False)
+    assert one.may_ask(0)
 
 
 def test_windows_are_opened_up_to_the_cap_and_one_always() -> None:
@@ -108,21 +111,27 @@ def test_no_source_has_more_than_half_of_the_requests_when_there_are_others(
 ) -> None:
     one = window(sources=sources)
     for _ in range(of_one):
-        assert one.may_ask(3, again=False)
+        assert one.may_ask(3)
         one.ask(3, 0, now=0.0)
-    assert not one.may_ask(3, again=False)
-    assert one.may_ask(3, again=True)  # its place is held: a buffer for it is there
-    assert one.may_ask(2, again=False) == (sources > 1)
+    assert not one.may_ask(3)
+    assert one.may_ask(2) == (sources > 1)
 
 
-def test_who_comes_back_is_held_by_the_memory_only() -> None:
-    one = window(requests=2)
-    one.ask(0, 0, now=0.0)
-    assert one.may_ask(0, again=True)
-    one.ask(0, 0, now=0.0)
-    assert not one.may_ask(0, again=True)
-    one.end(0, 0, now=0.0)
-    assert one.may_ask(0, again=True)
+@pytest.mark.parametrize("budget", range(64, 1025, 8))
+def test_a_rank_that_receives_slowly_leaves_a_slot_at_every_source(budget: int) -> None:
+    division = divide(budget * MIB)
+    one = ReceiveWindow(
+        windows=division.windows,
+        size=division.window,
+        requests=division.flows,
+        of_one=division.serve_slots - 1,
+        sources=4,
+    )
+    asked = 0
+    while one.may_ask(0):
+        one.ask(0, 0, now=0.0)
+        asked += 1
+    assert 1 <= asked < division.serve_slots
 
 
 @given(
@@ -142,7 +151,7 @@ def test_whatever_happens_the_accounts_are_right_and_something_may_go_on(
     for what, number, seconds in steps:
         now += seconds
         match what:
-            case "ask" if one.may_ask(number, again=bool(number % 2)):
+            case "ask" if one.may_ask(number):
                 one.ask(number, 1000 * number, now=now)
                 running.append([number, 1000 * number])
             case "came" if running:
@@ -162,7 +171,7 @@ def test_whatever_happens_the_accounts_are_right_and_something_may_go_on(
         assert one.next_size % 512 == 0
         assert MIB <= one.next_size <= 2 * MIB
         assert 1 <= one.requests_cap <= 4
-        assert running or one.may_ask(number, again=False)
+        assert running or one.may_ask(number)
     for source, rest in running:
         one.end(source, rest, now=now)
     assert (one.requests, one.outstanding) == (0, 0)
