@@ -40,8 +40,8 @@ from dsort_worker.main import RankSettings, run_rank
 _BOUNDS: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bounds.yaml")
 _MODES: Final = ("short circuit", "network")
 _RANKS: Final = 2
-_LEAST_JOBS: Final = 6
-"""Fewer say nothing: two of them are warm-up."""
+_LEAST_JOBS: Final = 12
+"""In each mode. Fewer say nothing: four of them are warm-up."""
 
 
 @dataclass(frozen=True, slots=True)
