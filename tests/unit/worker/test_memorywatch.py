@@ -40,7 +40,7 @@ class House:
 @pytest.mark.parametrize(
     ("marks", "percents", "levels"),
     [
-        ({}, [84, 85, 85.1], [0, 0, 1]),
+        ({}, [84, 84.9, 85, 85.1], [0, 0, 1, 2]),
         ({}, [86, 80, 75, 74.9, 74.9], [1, 1, 1, 0, 0]),  # between the marks all stays as it is
         ({}, [86] * 7 + [10] * 6, [1, 2, 3, 4, 4, 4, 4, 3, 2, 1, 0, 0, 0]),
         ({"throttleAt": "50%", "resumeAt": "40%"}, [51, 45, 39], [1, 1, 0]),
@@ -69,6 +69,13 @@ def test_driver_is_woken_by_steps_of_five_percent_and_by_levels(
 ) -> None:
     house = House()
     assert [house.look(percent)[1] for percent in percents] == list(news)
+
+
+def test_driver_is_woken_at_the_marks_of_the_spec() -> None:
+    house = House(throttleAt="98%", resumeAt="52%", abortAt="99%")
+    percents = (51, 52, 53, 55, 51.5, 51, 97, 98, 98.5, 99)
+    news = [percent for percent in percents if house.look(percent)[1]]
+    assert news == [51, 52, 55, 51.5, 97, 98, 98.5, 99]  # at 98.5 the level rises again
 
 
 def test_level_of_the_driver_holds_while_memory_says_less() -> None:
