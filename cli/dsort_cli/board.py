@@ -26,7 +26,7 @@ class RankProcess:
     """One rank: its current process, and what that said last.
 
     `asked` and `heard` are times on the runner's clock. `exit_code` is set when the process has ended and its
-    last words are in.
+    last words are in; `oom_killed` with it, when the kernel ended it for want of memory.
     """
 
     rank: int
@@ -36,6 +36,7 @@ class RankProcess:
     link: Link | None = None
     following: asyncio.Task[None] | None = None
     exit_code: int | None = None
+    oom_killed: bool = False
 
     @property
     def observed(self) -> Observed | None:
@@ -49,6 +50,7 @@ class RankProcess:
         return RankView(
             rank=self.rank,
             exit_code=self.exit_code,
+            oom_killed=self.oom_killed,
             phase=observed.phase if observed else None,
             failure=observed.failure if observed else None,
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dsort_api.messages import Failure, Phase
 from dsort_api.reasons import EXIT_CODES, Reason
+from dsort_api.spec import LEAST_BUDGET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +17,7 @@ KEEPS_STAGING = frozenset(
         Reason.BACKOFF_LIMIT_EXCEEDED,
         Reason.DEADLINE_EXCEEDED,
         Reason.INTERNAL,
+        Reason.MEMORY_LIMIT_EXCEEDED,
         Reason.OUTPUT_UNWRITABLE,
         Reason.PEER_LOST,
     }
@@ -30,6 +32,7 @@ NO_WORD_ON_OUTPUT = frozenset(
         Reason.BACKOFF_LIMIT_EXCEEDED,
         Reason.DEADLINE_EXCEEDED,
         Reason.INTERNAL,
+        Reason.MEMORY_LIMIT_EXCEEDED,
         Reason.PEER_LOST,
     }
 )
@@ -45,14 +48,22 @@ _REASON_OF_EXIT = {code: reason for reason, code in EXIT_CODES.items() if code >
 class RankView:
     """What is known of one rank.
 
-    `exit_code` is None while its process runs (or was only asked for), negative for a signal. `phase` and
-    `failure` are what the process last said of itself.
+    `exit_code` is None while its process runs (or was only asked for), negative for a signal; `oom_killed`:
+    which the kernel sent for want of memory. `phase` and `failure` are what the process last said of itself.
     """
 
     rank: int
     exit_code: int | None = None
+    oom_killed: bool = False
     phase: Phase | None = None
     failure: Failure | None = None
+
+    @property
+    def end(self) -> str:
+        """How its process ended, in words."""
+        if self.oom_killed:
+            return "was killed for want of memory"
+        return how_it_ended(self.exit_code if self.exit_code is not None else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +115,14 @@ def decide(
     if not dead:
         return Wait()
     if restarts + len(dead) > backoff_limit:
-        return Stop(_backoff_exceeded(dead[0], backoff_limit))
+        killed = next((view for view in dead if view.oom_killed), None)
+        return Stop(_memory_exceeded(killed) if killed else _backoff_exceeded(dead[0], backoff_limit))
     return Restart(tuple(view.rank for view in dead))
+
+
+def smaller(budget: int) -> int:
+    """Bytes of memory for ranks that start after one was killed with `budget`: three quarters, never less than the least."""
+    return max(min(budget, LEAST_BUDGET), budget * 3 // 4)
 
 
 def how_it_ended(exit_code: int) -> str:
@@ -140,10 +157,17 @@ def _lasting_failure(view: RankView) -> Failure | None:
     )
 
 
+def _memory_exceeded(view: RankView) -> Failure:
+    return Failure(
+        reason=Reason.MEMORY_LIMIT_EXCEEDED,
+        message=f"rank {view.rank} {view.end}, as often as spec.backoffLimit allows; use fewer ranks (--workers), a smaller "
+        "budget for each (--memory), or a machine or container with more memory",
+    )
+
+
 def _backoff_exceeded(view: RankView, limit: int) -> Failure:
-    how = how_it_ended(view.exit_code if view.exit_code is not None else 1)
     why = f": {view.failure.message}" if view.failure else ""
     return Failure(
         reason=Reason.BACKOFF_LIMIT_EXCEEDED,
-        message=f"rank {view.rank} {how}{why}, and spec.backoffLimit ({limit}) restarts are used up",
+        message=f"rank {view.rank} {view.end}{why}, and spec.backoffLimit ({limit}) restarts are used up",
     )

@@ -29,13 +29,14 @@ RATE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RankFigures:
-    """One rank's line: its phase and memory in bytes."""
+    """One rank's line: its phase, memory in bytes, and how far it holds back for want of it (0: full speed)."""
 
     rank: int
     phase: Phase
     rss: int
     peak_rss: int
     budget: int
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,5 +168,10 @@ def _rank_figures(rank: int, report: Observed | None) -> RankFigures:
         return RankFigures(rank=rank, phase=Phase.STARTING, rss=0, peak_rss=0, budget=0)
     memory = report.memory
     return RankFigures(
-        rank=rank, phase=report.phase, rss=memory.rss, peak_rss=memory.peak_rss, budget=memory.budget
+        rank=rank,
+        phase=report.phase,
+        rss=memory.rss,
+        peak_rss=memory.peak_rss,
+        budget=memory.budget,
+        level=report.flow.level,
     )

@@ -112,6 +112,7 @@ class LiveReporter(QuietReporter):
                 Text(f"rank {rank.rank}"),
                 Text(rank.phase.value, style="cyan"),
                 Text(f"memory {format_bytes(rank.rss)}{share}, peak {format_bytes(rank.peak_rss)}"),
+                Text(f"short of memory, level {rank.level}" if rank.level else "", style="yellow"),
             )
         if len(figures.ranks) > _MOST_RANKS:
             ranks.add_row(Text(f"and {len(figures.ranks) - _MOST_RANKS} more ranks", style="dim"))

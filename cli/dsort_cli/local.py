@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
 from dsort_api.messages import Failure, Observed, Outcome, Stop
+from dsort_api.quantity import format_bytes
 from dsort_api.reasons import Reason
 from dsort_cli import decide as policy
 from dsort_cli.board import Board, RankProcess
 from dsort_operator.control import FINAL, ControlClient, Link
+from dsort_worker.cgroup import oom_kills
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,12 +72,14 @@ class LocalRun:
     signals: Signals
     bounds: Bounds = field(default_factory=Bounds)
     clock: Callable[[], float] = time.monotonic
+    oom_kills: Callable[[], int] = oom_kills
     restarts: int = 0
     _board: Board = field(init=False)
     _group: asyncio.TaskGroup = field(init=False)
     _client: ControlClient = field(init=False)
     _ending: Failure | None = None
     _hurry: asyncio.Event = field(init=False)
+    _oom_kills: int = field(init=False)
 
     async def run(self) -> End:
         """Drive the ranks, which were asked for already, to their end. No process of a rank is left when it
@@ -83,6 +87,7 @@ class LocalRun:
         """
         self._board = Board(self.memory_budget, self.reporter.wait_seconds)
         self._hurry = asyncio.Event()
+        self._oom_kills = self.oom_kills()
         loop = asyncio.get_running_loop()
         loop.add_reader(self.nursery, self._on_event)
         # Called within the signal's handler: this wakes the loop, which may be waiting, too.
@@ -173,7 +178,10 @@ class LocalRun:
     def _restart(self, rank: int) -> None:
         old = self._board.ranks[rank]
         self.restarts += 1
-        how = policy.how_it_ended(old.exit_code if old.exit_code is not None else 1)
+        how = old.view.end
+        if old.oom_killed:
+            self._board.memory_budget = policy.smaller(self._board.memory_budget)
+            how += f", and has a budget of {format_bytes(self._board.memory_budget)} now"
         self.reporter.restarted(rank, how=how, restarts=self.restarts, limit=self.backoff_limit)
         now = self.clock()
         self._board.ranks[rank] = RankProcess(rank, asked=now, heard=now)
@@ -218,6 +226,9 @@ class LocalRun:
         if process.link is not None and process.following is not None:
             process.link.over = True
             await asyncio.wait({process.following}, timeout=self.bounds.last_words)
+        if code == -signal.SIGKILL:
+            before, self._oom_kills = self._oom_kills, self.oom_kills()
+            process.oom_killed = self._oom_kills > before
         process.exit_code = code
         self._board.changed.set()
 

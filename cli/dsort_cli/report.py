@@ -218,6 +218,7 @@ def figures_as_json(figures: Figures) -> dict[str, Any]:
                 "rss": rank.rss,
                 "peakRss": rank.peak_rss,
                 "budget": rank.budget,
+                "level": rank.level,
             }
             for rank in figures.ranks
         ],

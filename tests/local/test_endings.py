@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +14,12 @@ from typing import Any
 import pytest
 
 from dsort_api.reasons import EXIT_CODES, Reason
+from tests.support.controlgroups import ControlGroup, unavailable
 from tests.support.datasets import make_shards
 from tests.support.gates import PHASES, Gate
 from tests.support.reference import expected_shards
 from tests.support.running import (
+    PATIENCE,
     Command,
     check_ended,
     check_result,
@@ -184,6 +188,45 @@ def test_too_many_deaths_fail_the_job_and_the_next_run_continues(
     assert again.result["state"] == "Complete"
     assert contents(target) == wanted
     assert {path.stat().st_ino for path in target.glob("*.tar")} & committed, "nothing was taken over"
+
+
+HOG = """
+import mmap
+from dsort_worker.cgroup import oom_kills
+kept = []
+while not oom_kills():
+    kept.append(mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    kept[-1].write(bytes(1 << 20))
+"""
+"""Takes memory until the kernel has killed somebody."""
+
+
+@pytest.mark.skipif(bool(why := unavailable()), reason=why or "")
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_rank_killed_for_want_of_memory_is_replaced_with_less_or_says_what_to_change(
+    source: Path, wanted: list[bytes], tmp_path: Path, restarts: int
+) -> None:
+    gate = Gate(tmp_path / "gate", "Create", 1)
+    manifest = shuffle(source, tmp_path / "out", backoffLimit=restarts)
+    with (
+        ControlGroup(limit=800 << 20) as group,
+        Command(manifest, {"workers": 2, "memory": "80Mi"}, gate.environment, group.command) as command,
+    ):
+        Path(f"/proc/{gate.reached()}/oom_score_adj").write_text("1000")
+        hog = [sys.executable, "-c", 'open("/proc/self/oom_score_adj", "w").write("-1000")' + HOG]
+        subprocess.run(group.command(hog), check=True, timeout=PATIENCE)
+        gate.open()
+        run = command.end()
+    if restarts:
+        (event,) = [event for event in run.events if event["event"] == "restarted"]
+        assert event["how"] == "was killed for want of memory, and has a budget of 64.00 MiB now"
+        assert contents(tmp_path / "out") == wanted
+    else:
+        assert run.code == EXIT_CODES[Reason.MEMORY_LIMIT_EXCEEDED]
+        assert run.error.startswith(
+            "rank 1 was killed for want of memory, as often as spec.backoffLimit allows"
+        )
+        assert dsort(manifest, workers=1).result["state"] == "Complete"
 
 
 def test_a_nursery_that_is_killed_ends_the_run_in_words(

@@ -196,6 +196,8 @@ class Command:
     manifest: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    within: Callable[[Sequence[str]], Sequence[str]] = tuple
+    """Makes the command line another, that runs it somewhere."""
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     process: subprocess.Popen[str] = field(init=False)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -205,7 +207,7 @@ class Command:
         # Buffered output would be lost by a kill, and the events are what tests wait for.
         environment = {**os.environ, **self.environment, MARK: self.mark, "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dsort_cli", *arguments(path, **self.options)],
+            self.within([sys.executable, "-m", "dsort_cli", *arguments(path, **self.options)]),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,

@@ -192,7 +192,7 @@ class RankState:
             ):
                 told.peers = desired.peers
                 changed = True
-            if desired.memory_budget and desired.memory_budget != told.memory_budget:
+            if desired.memory_budget and not told.memory_budget:  # buffers were made of the first
                 told.memory_budget = desired.memory_budget
                 changed = True
             if desired.stop is not None and told.stop is None:

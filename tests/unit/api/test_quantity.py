@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsort_api.quantity import format_bytes, parse_amount, parse_quantity
+from dsort_api.quantity import format_bytes, parse_amount, parse_percent, parse_quantity
 
 SCALE = {
     "": Fraction(1),
@@ -131,3 +131,16 @@ def test_every_quantity_is_exact(sign: str, whole: int, part: str | None, suffix
 )
 def test_sizes_are_written_for_people(size: float, text: str) -> None:
     assert format_bytes(size) == text
+
+
+@pytest.mark.parametrize(("text", "number"), [("1%", 1), ("9%", 9), ("70%", 70), ("100%", 100)])
+def test_a_percentage_is_a_number(text: str, number: int) -> None:
+    assert parse_percent(text) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["0%", "101%", "070%", "70", "70 %", "-1%", "7.5%", "%", "", "70%\n", "\u0667%"]
+)
+def test_what_is_no_percentage_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a percentage from 1% to 100%"):
+        parse_percent(text)

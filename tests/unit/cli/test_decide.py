@@ -19,6 +19,7 @@ from dsort_cli.decide import (
     Wait,
     decide,
     how_it_ended,
+    smaller,
 )
 
 CORRUPT = Failure(reason=Reason.CORRUPT_SHARD, message="shard a.tar: at offset 512: no header")
@@ -86,6 +87,21 @@ def test_a_restart_too_many_names_rank_and_signal() -> None:
     assert decision.failure.reason is Reason.BACKOFF_LIMIT_EXCEEDED
     assert "rank 1 was killed by signal 9 (SIGKILL)" in decision.failure.message
     assert "(2)" in decision.failure.message
+
+
+def test_a_restart_too_many_for_want_of_memory_says_what_to_change() -> None:
+    killed = RankView(1, exit_code=-9, oom_killed=True)
+    assert decide([RUNNING, killed], restarts=1, backoff_limit=2) == Restart((1,))
+    decision = decide([failed(0, LOST, 18), killed], restarts=2, backoff_limit=2)
+    assert isinstance(decision, Stop)
+    assert decision.failure.reason is Reason.MEMORY_LIMIT_EXCEEDED
+    for part in ("rank 1 was killed for want of memory", "--workers", "--memory"):
+        assert part in decision.failure.message
+
+
+@pytest.mark.parametrize(("budget", "less"), [(1024, 768), (80, 64), (64, 64), (48, 48)])
+def test_a_smaller_budget_is_no_smaller_than_the_least(budget: int, less: int) -> None:
+    assert smaller(budget << 20) == less << 20
 
 
 def test_a_restart_too_many_repeats_what_the_rank_said() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dsort_api.messages import Memory, Observed, Phase, Progress
+from dsort_api.messages import Flow, Memory, Observed, Phase, Progress
 from dsort_cli.figures import Meter, clock, seconds_left, slowest
 
 
@@ -16,6 +16,7 @@ def report(rank: int, phase: Phase, **progress: int) -> Observed:
         phase=phase,
         progress=Progress(**progress),
         memory=Memory(rss=100 + rank, peak_rss=200, budget=300),
+        flow=Flow(level=2),
     )
 
 
@@ -71,7 +72,10 @@ def test_a_restarted_rank_does_not_make_the_rate_negative() -> None:
 
 def test_memory_is_given_by_rank() -> None:
     figures = Meter(began=0.0).read({0: report(0, Phase.SCAN), 1: None}, now=1.0)
-    assert [(rank.rank, rank.rss, rank.budget) for rank in figures.ranks] == [(0, 100, 300), (1, 0, 0)]
+    assert [(rank.rank, rank.rss, rank.budget, rank.level) for rank in figures.ranks] == [
+        (0, 100, 300, 2),
+        (1, 0, 0, 0),
+    ]
     assert figures.ranks[1].phase is Phase.STARTING
 
 

@@ -29,7 +29,9 @@ FIGURES = Figures(
     shards_total=16,
     rate=float(1 << 29),
     seconds_left=6.0,
-    ranks=(RankFigures(rank=0, phase=Phase.CREATE, rss=100 << 20, peak_rss=120 << 20, budget=512 << 20),),
+    ranks=(
+        RankFigures(rank=0, phase=Phase.CREATE, rss=100 << 20, peak_rss=120 << 20, budget=512 << 20, level=3),
+    ),
 )
 SUMMARY = Summary(
     state="Complete",
@@ -134,6 +136,8 @@ def test_the_live_picture_has_phases_a_bar_and_a_line_per_rank() -> None:
         "1,234 of 5,000",
         "3 of 16",
         "rank 0",
+        "of 512.00 MiB",
+        "short of memory, level 3",
     ):
         assert part in text
 

