@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.liveplace import LiveJob, Place
 from tests.support.release import Release
 from tests.support.running import MANIFEST
@@ -132,15 +134,24 @@ def test_worker_killed_for_want_of_memory_is_named(place: Place) -> None:
     place.cluster.until(lambda: not job.body, "the job is there", seconds=30)
 
 
-def test_job_that_fits_no_node_says_what_the_scheduler_says(place: Place) -> None:
-    resources = {"requests": {"cpu": "1000"}}
-    job = place.submit(place.job("huge", workers={"template": {"spec": {"resources": resources}}}))
+@pytest.mark.parametrize(
+    ("name", "resources", "missing"),
+    [
+        ("busy", {"requests": {"cpu": "1000"}}, "Insufficient cpu"),
+        ("huge", {"limits": {"memory": "4Ti"}}, "Insufficient memory"),
+    ],
+)
+def test_job_that_fits_no_node_waits_and_says_what_the_scheduler_says(
+    place: Place, name: str, resources: dict[str, dict[str, str]], missing: str
+) -> None:
+    job = place.submit(place.job(name, workers={"template": {"spec": {"resources": resources}}}))
     place.cluster.until(
-        lambda: "Insufficient cpu" in job.condition("WorkersReady").get("message", ""),
+        lambda: missing in job.condition("WorkersReady").get("message", ""),
         "the condition has not the scheduler's words",
     )
     ready = job.condition("WorkersReady")
     assert (ready["status"], ready["reason"]) == ("False", "Unschedulable")
+    assert "nodes are available" in ready["message"]
     assert job.status["ready"] == "0/2"
     place.cluster.delete(job.path)
     place.cluster.until(lambda: not job.body, "the job is there", seconds=30)
