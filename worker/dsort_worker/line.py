@@ -16,9 +16,9 @@ The rules:
     told, a quarter more (clients add jitter, see JITTER), and `grace`. Who comes back by then stands where it stood; who does
     not has given up its place. This is the only way in which a place is passed by a later one that stays: a free slot waits
     for a place that is away, for it may come any moment.
-4.  The seconds to stay away come from the measured pace (a turn every so many seconds while all slots are in use): three
-    quarters of the time after which the place should be among those that may be present. Early costs one more question,
-    late would cost a turn. Never less than SOONEST, never more than LATEST.
+4.  The seconds to stay away come from the measured pace (a turn every so many seconds while all slots are in use): half
+    of the time after which the place should be among those that may be present. Early costs one more question, late would
+    leave a slot without work. Never less than SOONEST, never more than LATEST.
 5.  A request may say how long it is going to wait for its answer. One that cannot be served by then is refused at once, and
     one that was held for that long (or for LONGEST, whichever is less) is refused then; its ticket holds its place as above.
 6.  Who ends its request while it is present, or after it was told to go, gives up its place; so does who cannot come back
@@ -51,7 +51,7 @@ LATEST: Final = 4.0
 LONGEST: Final = 30.0
 """Seconds that a request is held at the most."""
 
-_EAGER: Final = 0.75
+_EAGER: Final = 0.5
 _FIRST_PACE: Final = 0.05
 _WEIGHT: Final = 0.2
 """Of the newest measurement in the smoothed pace."""

@@ -172,7 +172,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once_and_keeps_its_place() 
     assert one.pace > 3.0
     assert isinstance(one.ask(now=40.0, deadline=25.0), Wait)
     answer = refused(one.ask(now=40.0, deadline=3.0))
-    assert answer.retry_after == pytest.approx(min(LATEST, 0.75 * (2 * one.pace - 3.0)))
+    assert answer.retry_after == pytest.approx(min(LATEST, 0.5 * (2 * one.pace - 3.0)))
     assert isinstance(one.ask(now=40.0), Wait)
     assert isinstance(one.ask(now=41.0, ticket=answer.ticket, deadline=30.0), Wait)
 
