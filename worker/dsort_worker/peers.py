@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import aiohttp
 
@@ -23,10 +23,10 @@ from dsort_api.messages import PROTOCOL, Peer, PeerTable
 from dsort_api.protocol import other_version
 from dsort_api.reasons import DSortError, Reason
 from dsort_worker.flows import Flows
+from dsort_worker.intake import Broken, Sink, receive_stream
 from dsort_worker.line import JITTER
 from dsort_worker.sockets import client_socket
 from dsort_worker.wire import (
-    CHECKSUM_SIZE,
     DEADLINE_HEADER,
     EPOCH_HEADER,
     FROM_HEADER,
@@ -34,12 +34,10 @@ from dsort_worker.wire import (
     PROTOCOL_HEADER,
     SIZE_HEADER,
     TICKET_HEADER,
-    Checksum,
-    checksum_bytes,
 )
 
 T = TypeVar("T")
-S = TypeVar("S", bound="Sink")
+S = TypeVar("S", bound=Sink)
 
 READ_SIZE: Final = 64 << 10
 """Bytes that the client buffers of a response before it stops reading. Little: what was received is still in the processor's
@@ -67,13 +65,6 @@ class Patience:
     poll: float = 10.0
 
 
-class Sink(Protocol):
-    """Takes the payload of a stream, piece by piece."""
-
-    def feed(self, piece: memoryview) -> None:
-        """Copy the piece to its place."""
-
-
 class NotReady(Exception):
     """The peer has not come that far (204), or is busy (503): ask again after `delay` seconds, it is alive.
 
@@ -84,10 +75,6 @@ class NotReady(Exception):
         super().__init__("not ready")
         self.delay = delay
         self.ticket = ticket
-
-
-class Broken(Exception):
-    """A request that failed and may be made again; the message says how."""
 
 
 class Peers:
@@ -184,12 +171,17 @@ class Peers:
             # The flow is kept while the peer keeps the place: a slot waits there for who has it, and whoever had to wait for a
             # flow to come back with could wait for one that is held behind that very place.
             async with self._flows.request(rank, size=size or 0) as came:
+
+                def arrived(piece: int) -> None:
+                    self._on_received(piece)
+                    came(piece)
+
                 while True:
                     try:
                         async with self._request(peer, path, body, headers | place) as response:
                             await self._check(response, peer)
                             into = sink()
-                            await self._receive(response, into, size, came)
+                            await receive_stream(response, into, size=size, came=arrived)
                             return into
                     except NotReady as answer:
                         if answer.ticket is None:
@@ -232,42 +224,6 @@ class Peers:
                 raise NotReady(0.0)
             case status:
                 raise Broken(f"{status} {(await response.text())[:300]}")
-
-    async def _receive(
-        self,
-        response: aiohttp.ClientResponse,
-        sink: Sink,
-        size: int | None,
-        came: Callable[[int], None],
-    ) -> None:
-        length = response.content_length
-        if length is None or length < CHECKSUM_SIZE or (size is not None and length != size + CHECKSUM_SIZE):
-            raise Broken(f"a stream of {length} bytes where {size} and a checksum were asked for")
-        left = length - CHECKSUM_SIZE
-        checksum = Checksum()
-        tail = bytearray()
-        content = response.content
-        while True:
-            piece, _ = await content.readchunk()
-            if not piece:
-                break
-            view = memoryview(piece)
-            if len(view) > left:
-                tail += view[left:]
-                view = view[:left]
-            left -= len(view)
-            if len(view):
-                checksum.update(view)
-                try:
-                    sink.feed(view)
-                except ValueError as error:
-                    raise Broken(str(error)) from None
-                self._on_received(len(view))
-                came(len(view))
-        if left or bytes(tail) != checksum_bytes(checksum):
-            raise Broken(
-                "the checksum of the stream is wrong" if not left else f"the stream ended {left} bytes early"
-            )
 
     async def _persist(
         self, rank: int, path: str, attempt: Callable[[Peer, Callable[[], None]], Awaitable[T]]
