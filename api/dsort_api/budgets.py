@@ -20,16 +20,20 @@ _MIB: Final = 1 << 20
 
 def pod_limit(spec: DSortJobSpec) -> str | int:
     """The memory limit of a worker pod, as a quantity: what the template says; or enough for a budget in bytes; or, as a
-    percentage does not say of what, LIMIT, and more where that many lanes could not work with it.
+    percentage does not say of what, LIMIT, and more where that many lanes could not work with it. A request that is greater
+    than such a limit makes it.
     """
     given = _given_limit(spec)
     if given is not None:
         return given
     budget = spec.memory.budget
     if isinstance(budget, int):
-        return f"{_mebibytes(budget, ROOM)}Mi"
-    least = _mebibytes(spec.workers.lanes * LEAST_BUDGET, parse_percent(budget))
-    return f"{max(LIMIT // _MIB, least)}Mi"
+        made = _mebibytes(budget, ROOM)
+    else:
+        made = max(LIMIT // _MIB, _mebibytes(spec.workers.lanes * LEAST_BUDGET, parse_percent(budget)))
+    template = spec.workers.template
+    asked = template.spec.resources.requests.get("memory", 0) if template is not None else 0
+    return asked if parse_amount(asked) > made * _MIB else f"{made}Mi"
 
 
 def rank_budget(spec: DSortJobSpec) -> int:

@@ -65,6 +65,24 @@ def test_the_limit_of_the_template_is_the_limit(
     assert unworkable(spec) is None
 
 
+@pytest.mark.parametrize(
+    ("budget", "asked", "limit", "rank"),
+    [
+        (None, "2Gi", "2Gi", 1503238553),
+        (None, "512Mi", "1024Mi", 751619276),
+        ("700Mi", "1000Mi", "1000Mi", 700 * MIB),
+        ("700Mi", "1001Mi", "1001Mi", 700 * MIB),
+    ],
+)
+def test_a_request_that_is_greater_is_the_limit(
+    budget: str | None, asked: str, limit: str, rank: int
+) -> None:
+    template = {"spec": {"resources": {"requests": {"memory": asked}}}}
+    memory = None if budget is None else {"budget": budget}
+    spec = load_job(job_body(workers={"count": 1, "template": template}, memory=memory), strict=True).spec
+    assert (pod_limit(spec), rank_budget(spec), unworkable(spec)) == (limit, rank, None)
+
+
 @pytest.mark.parametrize("lanes", [1, 2, 7, 64])
 @pytest.mark.parametrize("percent", [1, 33, 70, 100])
 def test_a_limit_that_is_made_gives_every_rank_the_least(percent: int, lanes: int) -> None:
