@@ -15,6 +15,7 @@ import pytest
 from dsort_api.reasons import EXIT_CODES, Reason
 from dsort_worker.budget import LEAST_BUDGET, divide
 from dsort_worker.rows import ROW_COST
+from tests.support.controlgroups import ControlGroup, disk_folder, unavailable
 from tests.support.gates import Gate
 from tests.support.pods import Pods
 from tests.support.running import comparable, digests, dsort, job, left_in
@@ -24,6 +25,8 @@ MIB: Final = 1 << 20
 SHARDS: Final = 12
 RECORDS: Final = 10_000
 """In each of them: of the ranks that any test here has none can hold its part with the least budget."""
+MANY: Final = 600_000
+"""Records of which the rows would not fit into the least pod."""
 PODS: Final[dict[str, tuple[dict[str, Any], int]]] = {
     "None": ({"kind": "None"}, 2),
     "Shuffle": ({"kind": "Shuffle", "seed": 3}, 3),
@@ -32,6 +35,8 @@ PODS: Final[dict[str, tuple[dict[str, Any], int]]] = {
     "MD5": ({"kind": "MD5"}, 1),
 }
 """Order, and number of ranks."""
+PLAIN: Final = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
+"""Ranks without coverage, which takes memory of its own."""
 
 pytestmark = pytest.mark.slow
 
@@ -112,6 +117,30 @@ def test_memory_for_everything_spills_nothing(inputs: Inputs, tmp_path: Path) ->
         running.start_all()
         assert [one.code for one in running.end_all()] == [0, 0]
     assert [one.memory.spilled for one in running.observed.values()] == [0, 0]
+
+
+@pytest.mark.skipif(bool(why := unavailable()), reason=why or "")
+@pytest.mark.timeout(400)
+def test_however_many_records_there_are_a_small_pod_stays_within_its_budget() -> None:
+    """With all rows in memory each of the two would take a half more than the budget."""
+    limit = LEAST_BUDGET * 10 // 7
+    assert MANY / 2 * ROW_COST > LEAST_BUDGET / 2
+    with disk_folder() as folder, ControlGroup(limit=limit) as first, ControlGroup(limit=limit) as second:
+        make_tiny_shards(folder / "in", shards=MANY // RECORDS, records=RECORDS)
+        groups = (first, second)
+        manifest = of(folder / "in", folder / "out", {"kind": "Key"}, output={"shardCount": 5})
+        with Pods(
+            manifest,
+            folder / "pods",
+            budget=LEAST_BUDGET,
+            within=lambda index, line: groups[index].command(line),
+        ) as running:
+            running.start_all(dict.fromkeys(range(2), PLAIN))
+            assert [running.end(index, within=300).code for index in range(2)] == [0, 0]
+        assert all(one.memory.spilled > MANY / 2 * 40 for one in running.observed.values())
+    for group in groups:
+        assert group.oom_kills == 0
+        assert group.peak.unreclaimable <= 1.10 * LEAST_BUDGET, group.peak
 
 
 @pytest.mark.parametrize("point", ["spilled", "merged"])

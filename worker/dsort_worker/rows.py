@@ -41,6 +41,9 @@ KEY_COST: Final = 3
 PAIR_COST: Final = 40
 """Bytes that a pair of `extra` takes while rows are sorted: itself, and the indexes that bring it into their order."""
 
+_KEY_PIECE: Final = 1 << 16
+"""Key bytes that are packed at a time: the indexes of a byte take sixteen."""
+
 Rows = npt.NDArray[np.void]
 U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
@@ -250,8 +253,17 @@ def packed_keys(keys: U8, starts: Index, order: Index) -> U8:
     """The keys of the rows `order`, packed in that order: u1[sum of their lengths]. starts: i8[n + 1]."""
     lows = starts[order]
     counts = starts[order + 1] - lows
-    places = np.cumsum(counts) - counts
-    return keys[np.repeat(lows - places, counts) + np.arange(int(counts.sum()))]
+    ends = np.cumsum(counts)
+    packed = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.uint8)
+    low = done = 0
+    while low < len(order):
+        high = max(low + 1, int(np.searchsorted(ends, done + _KEY_PIECE, side="right")))
+        end = int(ends[high - 1])
+        part = slice(low, high)
+        first = lows[part] - (ends[part] - counts[part]) + done
+        packed[done:end] = keys[np.repeat(first, counts[part]) + np.arange(end - done)]
+        low, done = high, end
+    return packed
 
 
 def join_blocks(blocks: list[RowBlock]) -> RowBlock:

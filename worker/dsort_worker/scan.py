@@ -77,9 +77,9 @@ def scan_share(
     """Scan the shards of `share` (ordinals, ascending). Runs in a thread.
 
     room: bytes of memory for rows. When they are full, the rows so far go to `spill`, and those that follow begin anew. The
-    index of one shard is the unit that has to fit beside them, whatever the room: some 24 bytes a record, the bytes of its
-    key, and 10 bytes a member while it is made. A shard of a hundred thousand records needs 3 MB of that; shards of tens of
-    millions of tiny records need a larger budget.
+    index of one shard is the unit that has to fit beside them, whatever the room: while it is made it takes about 90 bytes a
+    record and three times the key's, twice as much where members of one record are not adjacent. For ten thousand records
+    that is a MiB or two; shards of hundreds of thousands of tiny records want a larger budget than the least.
 
     A corrupt shard is left out whole, or fails the job, as `records.corruptShards` says.
     """

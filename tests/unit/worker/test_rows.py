@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsort_worker import rows
 from dsort_worker.rows import (
     ROW,
     RowBlock,
@@ -95,13 +99,15 @@ def test_offsets_and_lengths_come_as_eight_bytes() -> None:
     assert (length * 512).tolist() == [(2**32 - 1) * 512, 7 * 512, 2**31 * 512]
 
 
+@pytest.mark.parametrize("piece", [1, 5, 1 << 16])
 @given(st.lists(st.binary(max_size=9), min_size=1), st.data())
-def test_packed_keys_follow_the_order(keys: list[bytes], data: st.DataObject) -> None:
+def test_packed_keys_follow_the_order(piece: int, keys: list[bytes], data: st.DataObject) -> None:
     order = data.draw(st.lists(st.integers(0, len(keys) - 1)))
     starts = np.cumsum([0, *(len(key) for key in keys)])
-    packed = packed_keys(
-        np.frombuffer(b"".join(keys), dtype=np.uint8), starts, np.array(order, dtype=np.int64)
-    )
+    with mock.patch.object(rows, "_KEY_PIECE", piece):
+        packed = packed_keys(
+            np.frombuffer(b"".join(keys), dtype=np.uint8), starts, np.array(order, dtype=np.int64)
+        )
     assert packed.tobytes() == b"".join(keys[number] for number in order)
 
 
