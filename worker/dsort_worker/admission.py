@@ -10,7 +10,7 @@ What waits here holds its connection and nothing else: the body of a request is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +18,7 @@ from typing import Final
 from dsort_worker.budget import Buffers
 from dsort_worker.line import Answer, Go, Line, Refused, Wait
 from dsort_worker.state import Flowing
+from dsort_worker.wire import DEADLINE_HEADER, PROTOCOL_HEADER, SIZE_HEADER, TICKET_HEADER
 
 MOST_WAITING: Final = 256 << 20
 """Bytes that the requests which are held may ask for: what is past that takes seconds to be served, and they may be away."""
@@ -44,6 +45,17 @@ class Asked:
     ticket: int | None = None
     deadline: float | None = None
     takes_ticket: bool = True
+
+
+def asked_by(headers: Mapping[str, str], *, size: int | None = None) -> Asked:
+    """What the headers of a request say of it. size: of the answer, where it is known here. Raises ValueError."""
+    ticket, deadline = headers.get(TICKET_HEADER), headers.get(DEADLINE_HEADER)
+    return Asked(
+        size=max(0, int(headers.get(SIZE_HEADER, 0))) if size is None else size,
+        ticket=None if ticket is None else int(ticket),
+        deadline=None if deadline is None else float(deadline),
+        takes_ticket=headers.get(PROTOCOL_HEADER) != "1",
+    )
 
 
 class Admission:

@@ -20,6 +20,7 @@ from dsort_api.messages import Failure, JobDefinition, Outcome, Phase
 from dsort_api.reasons import EXIT_CODES, DSortError, Reason
 from dsort_worker.admission import Admission
 from dsort_worker.budget import Buffers, divide
+from dsort_worker.causes import reason_in, unexpected
 from dsort_worker.control import ControlServer
 from dsort_worker.decisions import Decisions
 from dsort_worker.findings import FindingsLog
@@ -150,12 +151,8 @@ class Process:
             outcome = await self._job()
         except asyncio.CancelledError:
             pass
-        except BaseExceptionGroup as group:
-            self._error = self._error or _cause(group) or self._unexpected(group)
-        except DSortError as error:
-            self._error = self._error or error
-        except Exception as error:  # noqa: BLE001 - reported as InternalError, with its trace in the log
-            self._error = self._error or self._unexpected(error)
+        except (BaseExceptionGroup, Exception) as error:  # noqa: BLE001 - reported, with its trace in the log
+            self._error = self._error or reason_in(error) or self._unexpected(error)
         else:
             self._state.finish(outcome)
         self._cancelled.set()
@@ -166,12 +163,7 @@ class Process:
 
     def _unexpected(self, error: BaseException) -> DSortError:
         log.error("rank %d failed", self._settings.rank, exc_info=error)
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        return DSortError(
-            Reason.INTERNAL,
-            f"rank {self._settings.rank}: {type(error).__name__}: {' '.join(str(error).split())}",
-        )
+        return unexpected(error, where=f"rank {self._settings.rank}")
 
     async def _job(self) -> Outcome:
         """Make everything that the rank needs, in the order in which it depends on each other, and let it run."""
@@ -293,18 +285,6 @@ class Process:
 
     def _received(self, size: int) -> None:
         self._state.traffic.received += size
-
-
-def _cause(group: BaseExceptionGroup[BaseException]) -> DSortError | None:
-    """The first failure with a reason in a group of exceptions."""
-    for error in group.exceptions:
-        if isinstance(error, DSortError):
-            return error
-        if isinstance(error, BaseExceptionGroup):
-            inner = _cause(error)
-            if inner is not None:
-                return inner
-    return None
 
 
 def _open_files() -> int:

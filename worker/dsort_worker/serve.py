@@ -25,7 +25,8 @@ from aiohttp import web
 
 from dsort_api.protocol import SPOKEN, refusal
 from dsort_api.reasons import DSortError, Reason
-from dsort_worker.admission import Admission, Asked, Busy
+from dsort_worker.admission import Admission, Busy, asked_by
+from dsort_worker.causes import unexpected
 from dsort_worker.decisions import Decisions
 from dsort_worker.merge import Run
 from dsort_worker.promise import Promise
@@ -36,12 +37,10 @@ from dsort_worker.sources import FilePart, ShardPart, Source
 from dsort_worker.threads import ended
 from dsort_worker.wire import (
     CHECKSUM_SIZE,
-    DEADLINE_HEADER,
     EPOCH_HEADER,
     MOST_REQUEST,
     PLAN_HEADER,
     PROTOCOL_HEADER,
-    SIZE_HEADER,
     TICKET_HEADER,
     Checksum,
     checksum_bytes,
@@ -167,9 +166,9 @@ class DataServer:
             raise
         except Exception as error:  # asking again would not help: the rank ends, and says of what
             log.error("the answer to %s failed", request.path, exc_info=error)
-            words = f"{request.path}: {type(error).__name__}: {' '.join(str(error).split())}"
-            self._on_error(DSortError(Reason.INTERNAL, words))
-            return web.Response(status=500, text=words)
+            failure = unexpected(error, where=request.path)
+            self._on_error(failure)
+            return web.Response(status=500, text=failure.message)
 
     async def _step(self, request: web.Request) -> web.StreamResponse:
         if self._decisions is None:
@@ -210,7 +209,7 @@ class DataServer:
             return web.Response(status=204)
         if not 0 < (request.content_length or 0) <= MOST_REQUEST:
             raise ValueError(f"a slices request of {request.content_length} bytes")
-        async with self._admission.slot(_asked(request)) as buffers:
+        async with self._admission.slot(asked_by(request.headers)) as buffers:
             async with asyncio.timeout(self._silence):
                 slices = decode_slices(await request.read())
             if len(slices) and int(slices.shard.max()) >= len(files):
@@ -219,7 +218,7 @@ class DataServer:
 
     async def _respond(self, request: web.Request, source: Source) -> web.StreamResponse:
         """Send a source, with a slot of admission for as long as it takes."""
-        async with self._admission.slot(_asked(request, size=source.size)) as buffers:
+        async with self._admission.slot(asked_by(request.headers, size=source.size)) as buffers:
             return await self._stream(request, source, buffers)
 
     async def _stream(
@@ -293,15 +292,3 @@ class DataServer:
         async with asyncio.timeout(self._silence):
             await response.write(piece)
             await request.writer.drain()  # aiohttp itself waits for large pieces only
-
-
-def _asked(request: web.Request, *, size: int | None = None) -> Asked:
-    """What the line has to know of a request. size: of the answer, where it is known here. Raises ValueError."""
-    headers = request.headers
-    ticket, deadline = headers.get(TICKET_HEADER), headers.get(DEADLINE_HEADER)
-    return Asked(
-        size=max(0, int(headers.get(SIZE_HEADER, 0))) if size is None else size,
-        ticket=None if ticket is None else int(ticket),
-        deadline=None if deadline is None else float(deadline),
-        takes_ticket=headers.get(PROTOCOL_HEADER) != "1",
-    )

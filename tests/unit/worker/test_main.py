@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import resource
 
 import pytest
 
-from dsort_api.reasons import DSortError, Reason
 from dsort_worker.main import _raise_file_limit
-from dsort_worker.process import _cause, _open_files
-
-LOST = DSortError(Reason.PEER_LOST, "rank 1")
-
-
-@pytest.mark.parametrize(
-    ("group", "cause"),
-    [
-        (ExceptionGroup("", [ValueError(), LOST]), LOST),
-        (ExceptionGroup("", [ExceptionGroup("", [KeyError()]), ExceptionGroup("", [LOST])]), LOST),
-        (BaseExceptionGroup("", [asyncio.CancelledError(), ExceptionGroup("", [KeyError()])]), None),
-    ],
-)
-def test_the_cause_of_a_group_is_the_first_with_a_reason(
-    group: BaseExceptionGroup[BaseException], cause: DSortError | None
-) -> None:
-    assert _cause(group) is cause
+from dsort_worker.process import _open_files
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from aiohttp import web
 from dsort_api.messages import PROTOCOL, Peer, PeerTable
 from dsort_api.reasons import DSortError, Reason
 from dsort_worker import serve
-from dsort_worker.admission import Admission
+from dsort_worker.admission import Admission, asked_by
 from dsort_worker.decisions import Decisions, Report
 from dsort_worker.gather import Slices
 from dsort_worker.line import LATEST, SOONEST
@@ -306,13 +306,12 @@ async def test_ranks_of_two_versions_speak_the_newest_that_both_know(
         serve, "refusal", lambda version: f"this rank speaks protocol {words}, the request has {version}"
     )
     heard: list[str | None] = []
-    original = serve._asked
 
-    def listen(request: web.Request, **size: Any) -> Any:
-        heard.append(request.headers.get("X-Dsort-Protocol"))
-        return original(request, **size)
+    def listen(headers: Mapping[str, str], **size: Any) -> Any:
+        heard.append(headers.get("X-Dsort-Protocol"))
+        return asked_by(headers, **size)
 
-    monkeypatch.setattr(serve, "_asked", listen)
+    monkeypatch.setattr(serve, "asked_by", listen)
     async with serving(files=files_of(root)) as rank, asking(rank) as peers:
         if spoken is None:
             with pytest.raises(
