@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +23,7 @@ from benchmarks import compare, report
 from benchmarks.competitors import COPY_AND_SYNC, SLOW_COMPETITORS, Competitor
 from benchmarks.contenders import CONTENDERS
 from benchmarks.datasets import KINDS, Dataset, default_cache, make
+from benchmarks.workspace import Clock, Workspace, source_in
 
 _BOUNDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bounds.yaml")
 _PLACES = ("tmpfs", "disk")
@@ -36,7 +35,7 @@ _PART = 4
 def main() -> int:
     """Make the data, compare, report; returns the exit code."""
     options = _options()
-    say = _Clock()
+    say = Clock()
     results: list[compare.Result] = []
     machine = report.machine()
     for name in options.datasets if "payload" in options.parts else ():
@@ -84,13 +83,13 @@ def _compare(
     options: argparse.Namespace,
     say: Callable[[str], None],
 ) -> list[compare.Result]:
-    with _Workspace(place, options) as workspace:
+    with Workspace(place, cache=options.cache) as workspace:
         compare.prefault(4 * dataset.size / 2**30)
         return compare.compare(
             dataset,
             candidates,
             place=compare.Place(place, workspace),
-            source=_source(dataset, place, workspace),
+            source=source_in(workspace, dataset=dataset, place=place),
             rounds=rounds,
             say=say,
         )
@@ -134,42 +133,6 @@ def _options() -> argparse.Namespace:
     os.makedirs(options.cache, exist_ok=True)
     options.json = options.json or os.path.join(options.cache, "result.json")
     return options
-
-
-def _source(dataset: Dataset, place: str, workspace: str) -> str:
-    """The input's folder: a copy on tmpfs; on disk the dataset itself, read once so that it is in the page cache."""
-    if place == "tmpfs":
-        return str(shutil.copytree(dataset.folder, os.path.join(workspace, "source")))
-    for entry in os.scandir(dataset.folder):
-        with open(entry.path, "rb", buffering=0) as shard:
-            while shard.read(1 << 20):
-                pass
-    return dataset.folder
-
-
-class _Workspace:
-    """An own folder on tmpfs or beside the cache, gone when it is left."""
-
-    def __init__(self, place: str, options: argparse.Namespace) -> None:
-        base = "/dev/shm" if place == "tmpfs" else options.cache
-        self._folder = os.path.join(base, f"dsort-bench-{os.getpid()}")
-
-    def __enter__(self) -> str:
-        os.mkdir(self._folder)
-        return self._folder
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder)
-
-
-class _Clock:
-    """Prints lines with the seconds since the start."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    def __call__(self, line: str) -> None:
-        print(f"[{time.monotonic() - self._start:5.0f} s] {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -47,3 +47,12 @@ CONTENDERS: Final = (
     Competitor("short circuit", f"dsort, {RANKS} ranks on one host", short_circuit),
     Competitor("network", f"dsort, {RANKS} ranks, every slice of the other's shards by HTTP", network),
 )
+
+
+def with_memory(contender: Competitor, mebibytes: int) -> Competitor:
+    """A contender whose ranks have a budget of so many MiB each."""
+    return Competitor(
+        f"{contender.name}, {mebibytes} MiB",
+        f"{contender.note}, {mebibytes} MiB each",
+        lambda task: [*contender.command(task), "--memory", f"{mebibytes}Mi"],
+    )

@@ -11,8 +11,8 @@ from typing import Any, Final
 from benchmarks.compare import Result, Spread
 from benchmarks.prefault import available
 
-BEGIN: Final = "<!-- benchmark:begin -->"
-END: Final = "<!-- benchmark:end -->"
+MAIN: Final = "benchmark"
+"""The name in the markers of `make bench`'s own tables."""
 
 
 def machine() -> dict[str, Any]:
@@ -144,13 +144,14 @@ def judge(results: Sequence[Result], bounds: dict[str, Any]) -> list[str]:
     return broken
 
 
-def put_between_markers(path: str, text: str) -> None:
-    """Replace what stands between the markers of a document. Raises ValueError when they are not there."""
+def put_between_markers(path: str, text: str, *, name: str = MAIN) -> None:
+    """Replace what stands between the markers of this name in a document. Raises ValueError when they are not there."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     with open(path, encoding="utf-8") as file:
         document = file.read()
-    before, found, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (found and end):
-        raise ValueError(f"{path}: no {BEGIN} … {END}")
+    before, found, rest = document.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{path}: no {begin} … {end}")
     with open(path, "w", encoding="utf-8") as file:
-        file.write(f"{before}{BEGIN}\n{text.strip()}\n{END}{after}")
+        file.write(f"{before}{begin}\n{text.strip()}\n{end}{after}")
