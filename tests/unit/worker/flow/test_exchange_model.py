@@ -23,6 +23,9 @@ ONE_FLOW: Final = replace(THREE_WINDOWS, flows=1, faults=0, send=Send(places=2))
 """Who has asked one rank has no flow for the other, but that which the first request keeps."""
 
 SMALL: Final = Exchange(windows=((1,), (2,)))
+LEAST: Final = Exchange(windows=((1,),))
+CROWDED: Final = Exchange(windows=((1, 1, 2),), flows=3)
+"""Three requests at each line."""
 
 STUCK: Final = "no end can be reached any more"
 
@@ -102,11 +105,11 @@ def explored(exchange: Exchange) -> Report:
     [
         (replace(SMALL, buffers=1, faults=0, asks_before_it_has_a_buffer=True), STUCK),
         (replace(SMALL, faults=0, serves_from_the_buffers_of_windows=True), STUCK),
-        (replace(SMALL, keeps_buffers_when_ended=True), STUCK),
-        (replace(SMALL, keeps_the_slot_of_a_broken_request=True), STUCK),
-        (replace(SMALL, keeps_what_a_broken_request_brought=True), "written without all of a slice"),
-        (replace(SMALL, hears_what_it_gave_up=True), "placed twice"),
-        (replace(SMALL, waits_for_the_dead=True), STUCK),
+        (replace(LEAST, keeps_buffers_when_ended=True), STUCK),
+        (replace(LEAST, keeps_the_slot_of_a_broken_request=True), STUCK),
+        (replace(LEAST, keeps_what_a_broken_request_brought=True), "written without all of a slice"),
+        (replace(LEAST, hears_what_it_gave_up=True), "placed twice"),
+        (replace(LEAST, waits_for_the_dead=True), STUCK),
         (replace(ONE_FLOW, gives_its_flow_away=True), STUCK),
         (replace(SMALL, faults=0, send=Send(asks_for_turns=False)), STUCK),
     ],
@@ -127,14 +130,14 @@ def test_a_mistake_in_the_exchange_is_found(wrong: Exchange, words: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "places", "words"),
     [
-        (AtTheTail, "lost a place"),
-        (Impatient, "before somebody who stood before him"),
-        (Unbounded, "more is served or held"),
-        (Hoarding, "a slot is lost"),
-        (Deaf, "kept for somebody who does not come"),
+        (AtTheTail, 1, "lost a place"),
+        (Impatient, 2, "before somebody who stood before him"),
+        (Unbounded, 1, "more is served or held"),
+        (Hoarding, 1, "a slot is lost"),
+        (Deaf, 1, "kept for somebody who does not come"),
     ],
 )
-def test_a_mistake_in_the_line_is_found(line: type[Line], words: str) -> None:
-    assert words in explored(replace(THREE_WINDOWS, send=Send(line=line, places=2))).wrong
+def test_a_mistake_in_the_line_is_found(line: type[Line], places: int, words: str) -> None:
+    assert words in explored(replace(CROWDED, send=Send(line=line, places=places))).wrong
