@@ -264,6 +264,7 @@ async def test_requests_meant_for_others_are_refused(root: Path) -> None:
         assert (await answer_to(rank, "/v1/slices", changed={"X-Dsort-Job": "other"}))[0] == 409
         assert (await answer_to(rank, "/v1/steps/list", b"{}"))[0] == 404
         assert (await answer_to(rank, "/v1/slices", b"abc"))[0] == 400
+        assert await answer_to(rank, "/v1/slices") == (400, "a slices request of 0 bytes")
         code, text = await answer_to(rank, "/v1/slices", encode_slices(slices_of((2, 0, 512))))
         assert (code, text) == (400, "shard 2 is not in the listing")
         assert rank.sent == []
@@ -350,7 +351,8 @@ async def test_steps_are_answered_when_all_have_reported() -> None:
             ]
             assert [json.loads(await one) for one in asked] == [{"sum": 3}] * 2
             assert (await answer_to(rank, "/v1/steps/guess", b'{"rank": 0, "report": {}}'))[0] == 400
-            assert (await answer_to(rank, "/v1/steps/sum", b"no json"))[0] == 400
+            for report in (b"no json", b"[]", b'{"rank": "0", "report": {}}', b'{"rank": 0}'):
+                assert (await answer_to(rank, "/v1/steps/sum", report))[0] == 400
             code, text = await answer_to(rank, "/v1/steps/other", b'{"rank": 0, "report": {"fail": 1}}')
             assert code == 204
             code, text = await answer_to(rank, "/v1/steps/other", b'{"rank": 1, "report": {"fail": 1}}')
@@ -595,3 +597,17 @@ async def test_steps_need_no_slot(root: Path) -> None:
             await until(lambda: rank.flow.queued == 1)
             code, text = await answer_to(rank, "/v1/steps/sum", b'{"rank": 0, "report": {"value": 1}}')
             assert (code, json.loads(text)) == (200, {"sum": 1})
+
+
+async def test_past_a_number_of_connections_one_that_has_brought_its_answer_is_closed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(files=files_of(root)) as rank:
+        for most, closes in ((1, False), (0, True)):
+            monkeypatch.setattr(serve, "_KEPT_CONNECTIONS", most)
+            async with connected(rank) as (reader, writer):
+                writer.write(request_bytes("/v1/slices", encode_slices(slices_of((0, 0, 512)))))
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert (b"Connection: close" in head) == closes
+                await reader.readexactly(512 + 8)
+            await until(lambda: rank.server is not None and rank.server._connections() == 0)
