@@ -82,9 +82,10 @@ def test_a_job_becomes_complete_with_the_bytes_of_a_local_run(place: Place) -> N
 
 def test_lanes_and_a_dry_run(place: Place) -> None:
     place.shards()
-    expected = place.expect("lanes", workers={"count": 1, "lanes": 2})
+    spec = {"workers": {"count": 1, "lanes": 2}, "memory": {"budget": "128Mi"}}
+    expected = place.expect("lanes", **spec)
     with place.operator():
-        place.apply("lanes", workers={"count": 1, "lanes": 2})
+        place.apply("lanes", **spec)
         place.apply("dry", dryRun=True)
         assert place.await_job("lanes", Complete=True)["status"]["ranks"] == 2
         place.check_output("lanes", like=expected)
