@@ -1,6 +1,6 @@
 """Fairness: what a slow rank takes from the others, and how evenly requests wait at a rank that is asked for too much.
 
-    python -m benchmarks.fairness [--seconds 10] [--budget 64Mi 256Mi] [--json FILE]
+    python -m benchmarks.fairness [--seconds 15] [--budget 64Mi 256Mi] [--json FILE]
 
 Servers, clients, lines and receive windows are the product's, divided from the budget as in a rank; all are in one process, on
 the loopback, and what is asked for is in memory.
@@ -263,6 +263,8 @@ def measure(budget: int, *, seconds: float, folder: Path) -> Result:
     without, beside = [], []
     for _ in range(_ROUNDS):
         rate = asyncio.run(_throughput(folder, division, seconds=each))
+        if not rate:
+            sys.exit("error: nothing moved at all: this machine has no time for a benchmark now")
         without.append(rate)
         slow = _SLOWNESS * rate / _RANKS
         beside.append(asyncio.run(_throughput(folder, division, seconds=each, slow=slow)))
@@ -284,7 +286,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each of the two parts")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each of the two parts")
     parser.add_argument("--budget", nargs="+", default=["64Mi", "256Mi"], help="of a rank")
     parser.add_argument("--json", help="write the figures to this file as well")
     options = parser.parse_args()

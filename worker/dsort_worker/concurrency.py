@@ -24,10 +24,11 @@ _FIRST: Final = 4
 
 
 class Concurrency:
-    """A limit of requests in progress, from 1 to `most`."""
+    """A limit of requests in progress, from `least` to `most`."""
 
-    def __init__(self, *, most: int) -> None:
+    def __init__(self, *, most: int, least: int = 1) -> None:
         self._most = most
+        self._least = least
         self.limit = min(most, _FIRST)
         """Requests that may be in progress."""
         self._bytes = 0
@@ -72,7 +73,7 @@ class Concurrency:
                 return
         else:
             self._trial = self._next_trial
-        if not 1 <= self.limit + self._trial <= self._most:
+        if not self._least <= self.limit + self._trial <= self._most:
             self._give_up()
             return
         self._before = rate

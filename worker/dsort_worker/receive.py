@@ -11,7 +11,8 @@ A **throttle level** halves the bytes and the number of requests as many times. 
 least size, or the last request, so the job goes on whatever they say. What is open when the level rises is finished.
 
 With more than one source no source has more than half of the requests, rounded up: one that is slow must not have them all. Nor
-has it as many as there are slots at a source: a rank that receives slowly must not hold them all.
+has it as many as there are slots at a source: a rank that receives slowly must not hold them all. And only a throttle level makes
+of the requests a single one, which a slow source would have.
 
 Pure: the clock is an argument (seconds).
 """
@@ -49,11 +50,12 @@ class ReceiveWindow:
         self._most_bytes = windows * size
         self._size = size
         self._most_requests = requests
+        self._least_requests = min(requests, 1 if sources < 2 else 2)
         self._of_one = of_one
         self._sources = sources
         self._least = min(size, LEAST_WINDOW)
         self._level = 0
-        self._concurrency = Concurrency(most=requests)
+        self._concurrency = Concurrency(most=requests, least=self._least_requests)
         self._open = 0
         self._by_source: dict[int, int] = {}
         self._load = 0.0
@@ -77,7 +79,8 @@ class ReceiveWindow:
     def requests_cap(self) -> int:
         """Requests that may be in progress now."""
         most = max(1, self._most_requests >> self._level)
-        return max(1, math.ceil(min(most, self._concurrency.limit) * (1 - 0.5 * self._strain)))
+        least = min(most, self._least_requests)
+        return max(least, math.ceil(min(most, self._concurrency.limit) * (1 - 0.5 * self._strain)))
 
     @property
     def next_size(self) -> int:

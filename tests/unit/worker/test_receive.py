@@ -117,6 +117,20 @@ def test_no_source_has_more_than_half_of_the_requests_when_there_are_others(
     assert one.may_ask(2) == (sources > 1)
 
 
+def test_a_source_that_never_answers_leaves_a_request_for_the_others_for_ever() -> None:
+    # One request less costs nothing here: the rate is the same with one and with two.
+    one = window(requests=2, of_one=1, sources=4)
+    one.ask(0, MIB, now=0.0)
+    for step in range(1, 5000):
+        now = step / 50
+        assert not one.may_ask(0)
+        assert one.may_ask(1)
+        one.ask(1, 1000, now=now)
+        assert not one.may_ask(2)
+        one.came(1000, expected=1000, now=now)
+        one.end(1, 0, now=now)
+
+
 @pytest.mark.parametrize("budget", range(64, 1025, 8))
 def test_a_rank_that_receives_slowly_leaves_a_slot_at_every_source(budget: int) -> None:
     division = divide(budget * MIB)
