@@ -160,3 +160,20 @@ def test_rows_that_are_there_count_when_others_come(room: int) -> None:
     assert [record.slices for record in records_of(longer)] == [((7, 1), (8, 1))] + [
         record.slices for record in records
     ]
+
+
+def test_equal_keys_from_several_ranks_keep_canonical_order_on_disk() -> None:
+    """Pieces of many rows each, so that what decides is the order in which the ranks' parts are merged."""
+    records = [
+        Record(shard, ((number, 1),), key=b"same" if number % 3 else b"other")
+        for shard in range(5)
+        for number in range(60)
+    ]
+    order = Order.model_validate({"kind": "Key"})
+    for room in (PLENTY, 70 * ROW_COST):
+        found, _, blocks, _ = ordered(records, order, ranks=3, rooms=[room] * 3, keys=True)
+        assert any(block.mapped for block in blocks) == (room != PLENTY)
+        places = [
+            (record.slices[0][0] % 3 > 0, record.shard, record.slices) for part in found for record in part
+        ]
+        assert places == sorted(places)
