@@ -104,6 +104,8 @@ class Scan:
             member = self.again(int(batch.places[row]))
             resume = int(np.searchsorted(batch.places, member.end))
             good[row + 1 : resume] = False
+            # What looked like an extended header before the next one was payload of this one.
+            starts[resume : resume + 1] = np.maximum(starts[resume : resume + 1], resume)
             if self._take(member):
                 taken.append((row, member))
             if self.ended or resume == count or batch.places[resume] != member.end:
