@@ -14,7 +14,7 @@ from dsort_api.spec import Order
 from dsort_worker.merge import Run
 from dsort_worker.order import choose_splitters
 from dsort_worker.ordering import Ordering
-from dsort_worker.rows import ROW_COST, RowBlock
+from dsort_worker.rows import ROW_COST, Extent, RowBlock
 from dsort_worker.rowstore import RowsReceiver, RowStore
 from tests.support.rowblocks import Record, block_of, record_lists, records_of
 
@@ -147,7 +147,7 @@ def test_no_file_is_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("room", [2 * ROW_COST, PLENTY])
+@pytest.mark.parametrize("room", [2 * ROW_COST, Extent(rows=4, pairs=8).cost, PLENTY])
 def test_rows_that_are_there_count_when_others_come(room: int) -> None:
     """A range that fits is joined; then rows of later ranks go to disk when the two together do not fit."""
     order = Order.model_validate({"kind": "Shuffle"})
