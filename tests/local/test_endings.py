@@ -213,8 +213,11 @@ def test_a_rank_killed_for_want_of_memory_is_replaced_with_less_or_says_what_to_
         Command(manifest, {"workers": 2, "memory": "80Mi"}, gate.environment, group.command) as command,
     ):
         Path(f"/proc/{gate.reached()}/oom_score_adj").write_text("1000")
-        hog = [sys.executable, "-c", 'open("/proc/self/oom_score_adj", "w").write("-1000")' + HOG]
-        subprocess.run(group.command(hog), check=True, timeout=PATIENCE)
+        hog = subprocess.run(group.command([sys.executable, "-c", HOG]), check=False, timeout=PATIENCE)
+        assert hog.returncode in {
+            0,
+            -signal.SIGKILL,
+        }  # the largest of all, it may be killed as well, after the rank
         gate.open()
         run = command.end()
     if restarts:
