@@ -18,7 +18,8 @@ from dsort_api.spec import Order, OrderKind
 from dsort_worker.merge import Run, Runs, Sorting, whole
 from dsort_worker.order import sample_size, sort_order
 from dsort_worker.rows import Extent, Index, RowBlock, extend_rows, join_blocks, permute_rows
-from dsort_worker.rowstore import RowsReceiver, RowStore, RowWriter, count_pairs, stored
+from dsort_worker.rowsreceiver import RowsReceiver
+from dsort_worker.rowstore import RowStore, RowWriter, count_pairs, stored
 from dsort_worker.scratch import Scratch
 
 _COPIED: Final = 1 << 14

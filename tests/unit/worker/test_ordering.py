@@ -15,7 +15,8 @@ from dsort_worker.merge import Run
 from dsort_worker.order import choose_splitters
 from dsort_worker.ordering import Ordering
 from dsort_worker.rows import ROW_COST, Extent, RowBlock
-from dsort_worker.rowstore import RowsReceiver, RowStore
+from dsort_worker.rowsreceiver import RowsReceiver
+from dsort_worker.rowstore import RowStore
 from tests.support.rowblocks import Record, block_of, record_lists, records_of
 
 PLENTY = 1 << 30

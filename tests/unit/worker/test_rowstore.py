@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from dsort_worker import rowstore
 from dsort_worker.order import Sample, sort_order
 from dsort_worker.rows import Extent, RowBlock
-from dsort_worker.rowstore import HEADER, RowsReceiver, RowStore, stored
+from dsort_worker.rowsreceiver import RowsReceiver
+from dsort_worker.rowstore import HEADER, RowStore, stored
 from dsort_worker.scratch import Scratch
 from tests.support.rowblocks import Record, block_of, record_lists, records_of, sorted_by_hand
 

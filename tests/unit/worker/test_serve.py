@@ -33,7 +33,8 @@ from dsort_worker.listing import pin
 from dsort_worker.merge import Run
 from dsort_worker.peers import Patience, Peers
 from dsort_worker.rows import RowBlock
-from dsort_worker.rowstore import RowsReceiver, RowStore
+from dsort_worker.rowsreceiver import RowsReceiver
+from dsort_worker.rowstore import RowStore
 from dsort_worker.scratch import Scratch
 from dsort_worker.serve import DataServer, Offers
 from dsort_worker.shardfiles import ShardFiles
