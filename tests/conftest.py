@@ -23,6 +23,7 @@ LONG = ("e2e", "apiserver")
 """Layers whose tests share a cluster, and wait for it most of the time."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run side by side: a cluster's stay together and begin first, the others of a file stay together."""
 
