@@ -31,7 +31,9 @@ CORE_LEAST: Final = 100
 WHOLE_LEAST: Final = 90
 # From here on a line of pytest's is one of its closing lines: the list of what did not pass, and the last line.
 CLOSING: Final = re.compile(r"(=+ )?(short test summary info|(\d+|no) \S.* in [\d.]+s.*?)( =+)?")
-SIDE_BY_SIDE: Final = ("--numprocesses=2", "--dist=loadgroup") if (os.cpu_count() or 1) > 1 else ()
+SIDE_BY_SIDE: Final = (
+    ("--numprocesses=2", "--dist=loadscope", "--no-loadscope-reorder") if (os.cpu_count() or 1) > 1 else ()
+)
 NOT_ASKED: Final = "not asked for"
 COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 

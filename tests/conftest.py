@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,21 +19,30 @@ settings.register_profile(
 settings.load_profile("house")
 
 
-LONG = ("e2e", "apiserver")
+CLUSTERS = ("e2e", "apiserver")
 """Layers whose tests share a cluster, and wait for it most of the time."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook, too
+def together(nodeid: str) -> str:
+    """What runs in one process, one test after the other: the tests of a cluster, or those of a file."""
+    path = nodeid.partition("::")[0]
+    layer = path.split("/")[1]
+    return layer if layer in CLUSTERS else path
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side: a cluster's stay together and begin first, the others of a file stay together."""
+    """Those of clusters first: side by side with them there is time for all others."""
+    items.sort(key=lambda item: (*CLUSTERS, together(item.nodeid)).index(together(item.nodeid)))
 
-    def group(item: pytest.Item) -> str:
-        layer = item.path.relative_to(Path(__file__).parent).parts[0]
-        return layer if layer in LONG else item.nodeid.partition("::")[0]
 
-    items.sort(key=lambda item: LONG.index(group(item)) if group(item) in LONG else len(LONG))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """How a whole run, with two tests at a time, deals them out."""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    scheduling: Any = LoadScopeScheduling(config, log)
+    scheduling._split_scope = together
+    return scheduling
 
 
 def tool(command: str, *, package: str) -> str:
