@@ -17,6 +17,7 @@ from dsort_api.quantity import format_bytes
 from dsort_api.reasons import Reason
 from dsort_cli import decide as policy
 from dsort_cli.board import Board, RankProcess
+from dsort_cli.oomkills import OomKills
 from dsort_operator.control import FINAL, ControlClient, Link
 from dsort_worker.cgroup import oom_kills
 
@@ -79,7 +80,7 @@ class LocalRun:
     _client: ControlClient = field(init=False)
     _ending: Failure | None = None
     _hurry: asyncio.Event = field(init=False)
-    _oom_kills: int = field(init=False)
+    _kills: OomKills = field(init=False)
 
     async def run(self) -> End:
         """Drive the ranks, which were asked for already, to their end. No process of a rank is left when it
@@ -87,7 +88,7 @@ class LocalRun:
         """
         self._board = Board(self.memory_budget, self.reporter.wait_seconds)
         self._hurry = asyncio.Event()
-        self._oom_kills = self.oom_kills()
+        self._kills = OomKills(self.oom_kills, clock=self.clock)
         loop = asyncio.get_running_loop()
         loop.add_reader(self.nursery, self._on_event)
         # Called within the signal's handler: this wakes the loop, which may be waiting, too.
@@ -227,8 +228,7 @@ class LocalRun:
             process.link.over = True
             await asyncio.wait({process.following}, timeout=self.bounds.last_words)
         if code == -signal.SIGKILL:
-            before, self._oom_kills = self._oom_kills, self.oom_kills()
-            process.oom_killed = self._oom_kills > before
+            process.oom_killed = self._kills.claim()
         process.exit_code = code
         self._board.changed.set()
 

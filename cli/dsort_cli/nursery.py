@@ -13,6 +13,7 @@ of the job is gone.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -20,7 +21,7 @@ import select
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from dsort_api.messages import JobDefinition
 from dsort_cli.processes import MESSAGE_BYTES
@@ -30,6 +31,9 @@ from dsort_worker.main import RankSettings, run_rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_OOM_SCORE: Final = "500"
+"""See proc(5): as if the process had half of all memory more than it has."""
 
 
 def main(connection_fd: int) -> NoReturn:
@@ -118,6 +122,7 @@ class _Nursery:
             os.close(self._woken)
             os.close(self._waker)
             die_with(parent)
+            _be_killed_first()
             code = _run_rank(self._connection, message, fds)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
@@ -147,6 +152,12 @@ class _Nursery:
             _send(self._connection, message)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the runner is gone: the socket's end says so next
+
+
+def _be_killed_first() -> None:
+    """Where memory runs out, have the kernel end this process and not the runner, which can start another and say why."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(_OOM_SCORE)
 
 
 def _run_rank(connection: socket.socket, message: dict[str, Any], fds: list[int]) -> int:

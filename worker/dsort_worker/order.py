@@ -288,9 +288,26 @@ def cut(
     return [*result, count]
 
 
+FEWEST: Final = 16
+"""Bounds that a rank reports at the least, where it has as many rows."""
+
+LONGEST_KEY: Final = 1024
+"""Bytes of a key that a bound keeps. Any point of the order may split it; ranges are the more even the closer it is to a row."""
+
+_KEY_BYTES: Final = 64
+"""Key bytes of a bound on the average; where keys are longer there are fewer bounds."""
+
+
 def sample_size(ranks: int) -> int:
-    """Bounds that each rank reports: enough for an even split, bounded over all ranks."""
-    return max(16, min(1024, 65536 // ranks))
+    """Bounds that each rank reports: enough for an even split. Rank 0 holds those of all, so over all they are bounded."""
+    return max(FEWEST, min(1024, 16384 // ranks))
+
+
+def sample_of(bounds: Sequence[Bound], *, blocks: int, size: int) -> Sample:
+    """A sample of `blocks` blocks from bounds at equal steps: as many as a sample of `size` bounds has memory for."""
+    while len(bounds) >= 2 * FEWEST and sum(len(bound.key) for bound in bounds) > size * _KEY_BYTES:
+        bounds = bounds[len(bounds) % 2 :: 2]
+    return Sample(tuple(bounds), blocks / len(bounds))
 
 
 def choose_splitters(samples: Sequence[Sample], *, ranks: int, descending: bool = False) -> list[Bound]:

@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from dsort_worker.order import Bound, Sample, cut, equal_steps
+from dsort_worker.order import LONGEST_KEY, Bound, Sample, cut, equal_steps, sample_of
 from dsort_worker.rows import ROW, U32, Extent, Index, RowBlock, Rows, extra_in_row_order, packed_keys
 from dsort_worker.scratch import Scratch
 
@@ -77,11 +77,13 @@ class RowStore:
         cuts = cut(self.bound, self.rows, splitters, descending=descending)
         return cuts + [self.rows] * (ranks + 1 - len(cuts))
 
-    def bound(self, index: int) -> Bound:
-        """The place of row `index` in the output order."""
+    def bound(self, index: int, *, longest: int | None = None) -> Bound:
+        """The place of row `index` in the output order; longest: bytes of its key that are enough, None: all of them."""
         row = self._rows(index, index + 1)[0]
         if self.has_keys:
             low, high = self._key_start(index), self._key_start(index + 1)
+            if longest is not None:
+                high = min(high, low + longest)
             keys = np.empty(high - low, dtype=np.uint8)
             self.scratch.read(self._keys_at + low, keys)
             key = keys.tobytes()
@@ -186,6 +188,7 @@ class RowWriter:
         self._marks = _Marks()
         self._total = blocks
         self._seen = 0
+        self._sample = sample
         self._wanted = equal_steps(blocks, min(sample, extent.rows))
         self._picked: list[int] = []
 
@@ -214,8 +217,8 @@ class RowWriter:
         store.set_marks(*self._marks.arrays())
         store.blocks = self._seen
         if self._picked:
-            bounds = tuple(store.bound(index) for index in self._picked)
-            store.bounds = Sample(bounds, self._total / len(bounds))
+            bounds = [store.bound(index, longest=LONGEST_KEY) for index in self._picked]
+            store.bounds = sample_of(bounds, blocks=self._total, size=self._sample)
         return store
 
     def _put(self, rows: Rows, pairs: U32, lengths: U32 | None) -> None:

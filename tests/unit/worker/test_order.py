@@ -22,6 +22,7 @@ from dsort_worker.order import (
     md5_keys,
     mix,
     mix_array,
+    sample_of,
     sample_size,
     shuffle_keys,
     sort_order,
@@ -210,5 +211,17 @@ def test_nothing_to_split_has_no_splitters() -> None:
 
 def test_samples_are_bounded_over_all_ranks() -> None:
     assert sample_size(1) == 1024
-    assert sample_size(1024) == 64
+    assert sample_size(1024) == 16
+    assert sample_size(64) == 256
     assert sample_size(100_000) == 16
+
+
+def test_a_sample_of_long_keys_has_fewer_bounds() -> None:
+    short = [Bound(b"k" * 60, 0, number) for number in range(1000)]
+    assert sample_of(short, blocks=5000, size=1024) == Sample(tuple(short), 5.0)
+    long = [Bound(b"k" * 1000, 0, number) for number in range(1001)]
+    sample = sample_of(long, blocks=6500, size=1024)
+    assert [bound.ordinal for bound in sample.bounds] == list(range(9, 1001, 16))
+    assert sample.weight == 6500 / len(sample.bounds)
+    assert sum(len(bound.key) for bound in sample.bounds) <= 1024 * 64
+    assert len(sample_of(long, blocks=1, size=16).bounds) == 31  # half of that would be too few
