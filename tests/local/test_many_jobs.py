@@ -120,12 +120,14 @@ def test_item_4_a_hundred_tiny_jobs_leave_no_file_socket_or_process(
 
     for number in range(4):
         once(number)  # what is opened once and kept
+    children = children_of(os.getpid())
+    assert house.nursery.pid in children
     before = open_files(os.getpid()), open_files(house.nursery.pid), shared_memory()
     files = left_in(scratch)
     for number in range(4, 104):
         once(number)
     assert children_of(house.nursery.pid) == []
-    assert children_of(os.getpid()) == [house.nursery.pid]
+    assert children_of(os.getpid()) == children  # other layers have theirs: a cluster, for example
     assert (open_files(os.getpid()), open_files(house.nursery.pid), shared_memory()) == before
     assert left_in(scratch) == files
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
