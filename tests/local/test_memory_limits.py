@@ -15,7 +15,7 @@ import pytest
 from benchmarks.datasets import KINDS, Dataset, make
 from dsort_api.messages import Observed
 from dsort_api.spec import LEAST_BUDGET
-from dsort_worker.sockets import SOCKET_BUFFER
+from dsort_worker.budget import divide
 from tests.support.controlgroups import ControlGroup, disk_folder, unavailable
 from tests.support.pods import Pods
 from tests.support.running import digests, dsort, job
@@ -97,7 +97,7 @@ def test_a_small_pod_finishes_within_its_budget(case: Case, limit: str, mode: st
     for group in pods:
         assert group.oom_kills == 0
         assert group.samples > 20
-        assert group.most_in_sockets <= MOST_FLOWS * 2 * SOCKET_BUFFER
+        assert group.most_in_sockets <= MOST_FLOWS * 2 * divide(budget).socket
         assert group.peak.unreclaimable <= OVER * max(budget, LEAST_BUDGET), group.peak
     sent = sum(one.progress.bytes_sent for one in running.observed.values())
     assert (sent > case.dataset.size / 3) == (mode == "network"), "payload on the wire"

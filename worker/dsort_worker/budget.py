@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
+from dsort_worker.sockets import LARGE_SOCKET_BUFFER, SOCKET_BUFFER
+
 MIB: Final = 1 << 20
 LEAST_BUDGET: Final = 64 * MIB
 """The documented least budget of a rank."""
@@ -39,7 +41,7 @@ class Division:
     """How a budget is divided: counts, and sizes in bytes (multiples of 512).
 
     serve_slots responses in progress with two pieces each, and `waiting` requests that wait for one; `windows` receive windows
-    of `window`; at most `flows` requests in progress. rows: for metadata in memory; what is more goes to disk.
+    of `window`; at most `flows` requests in progress. rows: for metadata in memory; what is more goes to disk. socket: bytes that a connection may buffer.
     """
 
     serve_slots: int
@@ -49,12 +51,14 @@ class Division:
     window: int
     flows: int
     rows: int
+    socket: int
 
     @property
     def reserved(self) -> int:
         """Bytes of all buffers."""
         serving = 2 * self.serve_slots * self.piece + self.waiting * WAITER
-        return serving + self.windows * self.window + self.flows * FLOW
+        sockets = _sockets(self.socket, flows=self.flows, slots=self.serve_slots)
+        return serving + self.windows * self.window + self.flows * FLOW + sockets
 
 
 def divide(budget: int) -> Division:
@@ -68,7 +72,12 @@ def divide(budget: int) -> Division:
     rest -= 2 * slots * piece + waiting * WAITER
     windows = 3
     window = max(MIB, min(16 * MIB, rest // windows // MIB * MIB))
-    rows = LEAST_ROWS + rest - windows * window
+    rest -= windows * window
+    socket = SOCKET_BUFFER
+    sockets = _sockets(LARGE_SOCKET_BUFFER, flows=flows, slots=slots)
+    if rest >= 2 * sockets:  # rows that do not fit are worse
+        socket = LARGE_SOCKET_BUFFER
+        rest -= sockets
     return Division(
         serve_slots=slots,
         piece=piece,
@@ -76,8 +85,14 @@ def divide(budget: int) -> Division:
         windows=windows,
         window=window,
         flows=flows,
-        rows=rows,
+        rows=LEAST_ROWS + rest,
+        socket=socket,
     )
+
+
+def _sockets(size: int, *, flows: int, slots: int) -> int:
+    """Bytes that the kernel takes for the buffers of connections past what FLOW has for them."""
+    return 2 * (size - SOCKET_BUFFER) * (flows + slots)
 
 
 class Buffers:

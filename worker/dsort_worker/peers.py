@@ -11,6 +11,7 @@ The asker does as it is told, with jitter, so that those who were refused togeth
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -25,7 +26,7 @@ from dsort_api.reasons import DSortError, Reason
 from dsort_worker.flows import Flows
 from dsort_worker.intake import Broken, Sink, receive_stream
 from dsort_worker.line import JITTER
-from dsort_worker.sockets import client_socket
+from dsort_worker.sockets import SOCKET_BUFFER, client_socket
 from dsort_worker.wire import (
     DEADLINE_HEADER,
     EPOCH_HEADER,
@@ -89,10 +90,12 @@ class Peers:
         flows: Flows,
         patience: Patience,
         on_received: Callable[[int], None],
+        socket_buffer: int = SOCKET_BUFFER,
     ) -> None:
         self._rank = rank
         self._patience = patience
         self._on_received = on_received
+        self._socket_factory = functools.partial(client_socket, size=socket_buffer)
         self._table: PeerTable | None = None
         self._newer = asyncio.Event()
         self._under_way: dict[int, set[asyncio.Timeout]] = {}
@@ -106,7 +109,9 @@ class Peers:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0, socket_factory=client_socket),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=30.0, socket_factory=self._socket_factory
+            ),
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=self._patience.connect, sock_read=self._patience.silence
             ),

@@ -214,6 +214,7 @@ class Process:
                     flows=flows,
                     patience=settings.patience,
                     on_received=self._received,
+                    socket_buffer=division.socket,
                 )
             )
             decisions = None
@@ -240,6 +241,7 @@ class Process:
                 silence=settings.patience.silence,
                 on_sent=self._sent,
                 on_error=self._fail,
+                socket_buffer=division.socket,
             )
             stack.push_async_callback(server.stop)
             state.serve_at(await server.start(host=settings.host, port=settings.data_port))

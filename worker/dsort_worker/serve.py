@@ -32,7 +32,7 @@ from dsort_worker.merge import Run
 from dsort_worker.promise import Promise
 from dsort_worker.rowstore import RowStore
 from dsort_worker.shardfiles import ShardFiles
-from dsort_worker.sockets import listening_socket
+from dsort_worker.sockets import SOCKET_BUFFER, listening_socket
 from dsort_worker.sources import FilePart, ShardPart, Source
 from dsort_worker.threads import ended
 from dsort_worker.wire import (
@@ -88,6 +88,7 @@ class DataServer:
         silence: float,
         on_sent: Callable[[int], None],
         on_error: Callable[[DSortError], None],
+        socket_buffer: int = SOCKET_BUFFER,
     ) -> None:
         self._offers = offers
         self._job = job
@@ -100,6 +101,7 @@ class DataServer:
         self._silence = silence
         self._on_sent = on_sent
         self._on_error = on_error
+        self._socket_buffer = socket_buffer
         self._runner: web.AppRunner | None = None
 
     async def start(self, *, host: str, port: int) -> str:
@@ -122,7 +124,7 @@ class DataServer:
             read_bufsize=_READ_SIZE,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, listening_socket(host, port)).start()
+        await web.SockSite(self._runner, listening_socket(host, port, size=self._socket_buffer)).start()
         return http_url(host, self._runner.addresses[0][1])
 
     async def stop(self) -> None:

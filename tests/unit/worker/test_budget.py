@@ -131,3 +131,13 @@ def test_large_buffers_fault_in_by_large_pages() -> None:
     faults = asyncio.run(fill())
     buffers.close()
     assert faults < 16 * MIB // mmap.PAGESIZE // 2
+
+
+@pytest.mark.parametrize(
+    ("budget", "socket"), [(64, 256 << 10), (200, 256 << 10), (256, 2 << 20), (1024, 2 << 20)]
+)
+def test_connections_buffer_more_where_rows_have_room_as_well(budget: int, socket: int) -> None:
+    division = divide(budget * MIB)
+    assert division.socket == socket
+    assert INTERPRETER + division.reserved + division.rows <= budget * MIB
+    assert division.rows >= 2 * MIB
