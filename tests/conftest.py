@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.controlgroups import unavailable
+
 IN_CI = os.environ.get("CI") == "true"
 
 # A time limit per example measures the machine, not the code; the limit per test is pytest's. In CI the examples are
@@ -54,6 +56,17 @@ def tool(command: str, *, package: str) -> str:
             pytest.fail(why)
         pytest.skip(why)
     return path
+
+
+@pytest.fixture(scope="session")
+def control_groups() -> None:
+    """The test makes control groups. Where none can be made it is skipped; in CI, for root, it fails."""
+    why = unavailable()
+    if why is None:
+        return
+    if IN_CI and os.geteuid() == 0:
+        pytest.fail(why)
+    pytest.skip(why)
 
 
 @pytest.fixture(scope="session")

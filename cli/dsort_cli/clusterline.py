@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
-
-COMMANDS: Final = frozenset({"submit", "watch", "abort", "logs", "release"})
 
 
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:

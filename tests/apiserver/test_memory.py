@@ -12,11 +12,11 @@ from typing import Any, Final
 import pytest
 
 from tests.support import hog
-from tests.support.controlgroups import ControlGroup, unavailable
+from tests.support.controlgroups import ControlGroup
 from tests.support.gates import Gate
 from tests.support.playground import Place, await_that, conditions_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why := unavailable()), reason=why or "")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("control_groups")]
 
 LIMIT: Final = 640 << 20
 """Of the group that both pods are in; what they use of it by themselves is below all marks."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dsort_api.reasons import EXIT_CODES, Reason
-from tests.support.controlgroups import ControlGroup, unavailable
+from tests.support.controlgroups import ControlGroup
 from tests.support.datasets import make_shards
 from tests.support.gates import PHASES, Gate
 from tests.support.reference import expected_shards
@@ -201,7 +201,7 @@ while not oom_kills():
 """Takes memory until the kernel has killed somebody."""
 
 
-@pytest.mark.skipif(bool(why := unavailable()), reason=why or "")
+@pytest.mark.usefixtures("control_groups")
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_a_rank_killed_for_want_of_memory_is_replaced_with_less_or_says_what_to_change(
     source: Path, wanted: list[bytes], tmp_path: Path, restarts: int

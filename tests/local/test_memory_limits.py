@@ -16,7 +16,7 @@ from benchmarks.datasets import KINDS, Dataset, make
 from dsort_api.messages import Observed
 from dsort_api.spec import LEAST_BUDGET
 from dsort_worker.budget import divide
-from tests.support.controlgroups import ControlGroup, disk_folder, unavailable
+from tests.support.controlgroups import ControlGroup, disk_folder
 from tests.support.pods import Pods
 from tests.support.running import digests, dsort, job
 
@@ -33,7 +33,7 @@ MOST_FLOWS: Final = 8 + 4
 PLAIN: Final = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
 """Ranks without coverage, which takes memory of its own."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why := unavailable()), reason=why or "")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("control_groups")]
 
 
 @pytest.fixture(scope="module")

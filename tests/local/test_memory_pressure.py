@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dsort_api.messages import HIGHEST_LEVEL
-from tests.support.controlgroups import ControlGroup, unavailable
+from tests.support.controlgroups import ControlGroup
 from tests.support.gates import Gate
 from tests.support.pods import Pods
 from tests.support.reference import expected_shards
@@ -37,7 +37,7 @@ for line in sys.stdin:
 """
 """Fills its group up to a percentage of the limit; 0 gives all back."""
 
-pytestmark = pytest.mark.skipif(bool(why := unavailable()), reason=why or "")
+pytestmark = pytest.mark.usefixtures("control_groups")
 
 
 @contextmanager

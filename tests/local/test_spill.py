@@ -15,7 +15,7 @@ import pytest
 from dsort_api.reasons import EXIT_CODES, Reason
 from dsort_worker.budget import LEAST_BUDGET, divide
 from dsort_worker.rows import ROW_COST
-from tests.support.controlgroups import ControlGroup, disk_folder, unavailable
+from tests.support.controlgroups import ControlGroup, disk_folder
 from tests.support.gates import Gate
 from tests.support.pods import Pods
 from tests.support.running import comparable, digests, dsort, job, left_in
@@ -119,7 +119,7 @@ def test_memory_for_everything_spills_nothing(inputs: Inputs, tmp_path: Path) ->
     assert [one.memory.spilled for one in running.observed.values()] == [0, 0]
 
 
-@pytest.mark.skipif(bool(why := unavailable()), reason=why or "")
+@pytest.mark.usefixtures("control_groups")
 @pytest.mark.timeout(400)
 def test_however_many_records_there_are_a_small_pod_stays_within_its_budget() -> None:
     """With all rows in memory each of the two would take a half more than the budget."""

@@ -16,7 +16,7 @@ import pytest
 from dsort_worker.cgroup import group_memory, memory_pressure
 from dsort_worker.memory import Gauge, Reading, peak_rss, read
 from tests.support.cgroupfiles import POD, V1_MOUNTS, V2_MOUNTS, machine
-from tests.support.controlgroups import ControlGroup, disk_folder, unavailable
+from tests.support.controlgroups import ControlGroup, disk_folder
 
 MIB = 1 << 20
 MACHINE = {
@@ -214,7 +214,7 @@ def hog(group: ControlGroup) -> Iterator[Hog]:
             process.kill()
 
 
-needs_groups = pytest.mark.skipif(bool(why := unavailable()), reason=why or "")
+needs_groups = pytest.mark.usefixtures("control_groups")
 LIMIT = 160 * MIB
 
 
