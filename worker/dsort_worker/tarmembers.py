@@ -78,7 +78,7 @@ class Scan:
     def _by_batch(self) -> bool:
         """Take the members of a batch of headers; False where the walk was wrong about where they are."""
         try:
-            batch = self._walker.collect(self.position)
+            batch = _with_their_members(self._walker.collect(self.position))
         except OSError as error:
             raise self._reader.unreadable(self.position * BLOCK, error) from error
         count = len(batch.places)
@@ -198,6 +198,21 @@ class Scan:
             key_lengths=np.array([len(key) for key in wanted], dtype=np.uint32),
         )
         self.log.add(batch, unsettled)
+
+
+def _with_their_members(batch: Collected) -> Collected:
+    """Without an extended header at its very end: the next batch has it beside its member, and this one has nothing odd."""
+    last = len(batch.places) - 1
+    if last < 1 or not _EXTENSIONS[typeflags(batch.fields[last:])[0]]:
+        return batch
+    pax_rows = batch.pax_rows[: np.searchsorted(batch.pax_rows, last)]
+    return Collected(
+        batch.places[:last],
+        batch.fields[:last],
+        batch.sums[:last],
+        pax_rows,
+        batch.pax_data[: len(pax_rows) + 1],
+    )
 
 
 def _harmless(batch: Collected, size: Index, sound: Bools) -> Bools:
