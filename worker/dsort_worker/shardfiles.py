@@ -46,8 +46,9 @@ class ShardFiles:
         """
         taken: dict[int, int] = {}
         try:
-            for ordinal in ordinals:
-                taken[ordinal] = self._take(ordinal)
+            with self._lock:
+                for ordinal in ordinals:
+                    taken[ordinal] = self._take(ordinal)
             yield taken
         finally:
             with self._lock:
@@ -73,17 +74,16 @@ class ShardFiles:
             self._users.clear()
 
     def _take(self, ordinal: int) -> int:
-        with self._lock:
-            fd = self._open.get(ordinal)
-            if fd is not None:
-                self._open.move_to_end(ordinal)
-                self._users[ordinal] += 1
-                return fd
-            fd = self._open_file(ordinal)
-            self._open[ordinal] = fd
-            self._users[ordinal] = 1
-            self._evict()
+        fd = self._open.get(ordinal)
+        if fd is not None:
+            self._open.move_to_end(ordinal)
+            self._users[ordinal] += 1
             return fd
+        fd = self._open_file(ordinal)
+        self._open[ordinal] = fd
+        self._users[ordinal] = 1
+        self._evict()
+        return fd
 
     def _evict(self) -> None:
         if len(self._open) <= self.capacity:

@@ -23,8 +23,9 @@ _ROWS: Final = 2047
 """Header blocks in a batch, at most: with as many data blocks, and one, they are a MiB. Twice as many are not read faster."""
 _CHUNK: Final = 1 << 20
 _WINDOW: Final = 4096
-_HOPS: Final = 64
-"""Windows that are read between two looks at how far apart they lie."""
+_HOPS: Final = _CHUNK // _WINDOW
+"""Windows that are read between two looks at how far apart they lie, and into one buffer; at first a few, for the look."""
+_FIRST_HOPS: Final = 32
 _DENSE: Final = 9 << 10
 """Bytes from one window to the next, below which reading everything is cheaper than another system call."""
 _STUMBLES: Final = 3
@@ -57,10 +58,9 @@ class _Buffers(threading.local):
     """Per thread, made once: fresh memory costs more than the parsing."""
 
     def __init__(self, *, chunk: int, rows: int) -> None:
-        self.view = memoryview(bytearray(chunk))
-        self.chunk = np.frombuffer(self.view, dtype=np.uint8).reshape(-1, BLOCK)
-        self.windows = memoryview(bytearray(_HOPS * _WINDOW))
-        self.windowed = np.frombuffer(self.windows, dtype=np.uint8).reshape(-1, BLOCK)
+        self.memory = memoryview(bytearray(max(chunk, _HOPS * _WINDOW)))
+        self.chunk = self.memory[:chunk]
+        self.blocks = np.frombuffer(self.memory, dtype=np.uint8).reshape(-1, BLOCK)
         self.headers = np.empty((_AT_ONCE, BLOCK), dtype=np.uint8)
         self.scratch = np.empty((2, _AT_ONCE, BLOCK // 8), dtype=np.uint64)
         self.fields = np.empty((rows, FIELDS), dtype=np.uint64)
@@ -85,6 +85,7 @@ class Walker:
         self._dense = False
         self._careful = False
         self._stumbles = 0
+        self._hops = min(_FIRST_HOPS, _HOPS)
 
     def collect(self, place: int) -> Collected:
         """Headers from the one at block `place` on; none where the file ends there. Raises OSError."""
@@ -120,11 +121,11 @@ class Walker:
         left to `_follow`. The loop runs for a few headers each time: what stands in it is written to be cheap.
         """
         fd, pread = self._fd, os.pread
-        windows = self._buffers.windows
+        windows = self._buffers.memory
         shifts: list[int] = []  # from a block's number in `windows` to its place in the file, for each window
         counts: list[int] = []
         begin, filled = place, 0
-        while len(shifts) < _HOPS:
+        while len(shifts) < self._hops:
             data = pread(fd, _WINDOW, place * BLOCK)
             at = (len(data) & -BLOCK) - BLOCK
             if at < 0 or data[257:262] != b"ustar":
@@ -150,7 +151,8 @@ class Walker:
         if not shifts:
             return place
         self._dense = (place - begin) * BLOCK < _DENSE * len(shifts)
-        window_blocks = self._buffers.windowed[: filled // BLOCK]
+        self._hops = _HOPS
+        window_blocks = self._buffers.blocks[: filled // BLOCK]
         rows = _with_magic(window_blocks)
         places = rows + np.repeat(shifts, counts)[rows]
         room = self._room - self._count
@@ -160,7 +162,7 @@ class Walker:
     def _follow(self, place: int) -> int | None:
         """Go from header to header, by their sizes alone. The place that follows, None where the walk stops."""
         fd, pread = self._fd, os.pread
-        windows = self._buffers.windows
+        windows = self._buffers.memory
         places: list[int] = []
         shifts: list[int] = []  # from a place in the file to the block's number in `windows`, for each window
         counts: list[int] = []
@@ -195,7 +197,7 @@ class Walker:
         self._careful = self._stumbles >= _STUMBLES
         self._dense = not self._careful and (place - begin) * BLOCK < _DENSE * len(shifts)
         found = np.array(places, dtype=np.int64)
-        blocks = self._buffers.windowed[: collected // BLOCK]
+        blocks = self._buffers.blocks[: collected // BLOCK]
         rows = (found + np.repeat(shifts, counts))[: self._room - self._count]
         self._keep(blocks, rows, found[: len(rows)])
         if len(rows) < len(places):
@@ -204,8 +206,8 @@ class Walker:
 
     def _read_through(self, place: int) -> int | None:
         """Read a chunk and take what has the magic of a header. The place that follows, None where the walk stops."""
-        count = os.preadv(self._fd, [self._buffers.view], place * BLOCK) // BLOCK
-        blocks = self._buffers.chunk[:count]
+        count = os.preadv(self._fd, [self._buffers.chunk], place * BLOCK) // BLOCK
+        blocks = self._buffers.blocks[:count]
         found = _with_magic(blocks)
         if not len(found) or found[0]:
             self.stumbled()
