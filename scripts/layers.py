@@ -2,6 +2,7 @@
 
     python scripts/layers.py [LAYER ...] [-- PYTEST ARGUMENTS]
 
+A pytest argument that is a file or a folder of tests, or a test in one, runs instead of the whole of its layer.
 All layers go through one pytest (its children are measured too), which runs two of them side by side when nothing else is
 asked of it: much of their time is waiting. pytest's closing lines are held back until the coverage and the layers have been
 printed, so that they are what a log ends with. With CI=true a layer that cannot run is a failure.
@@ -119,6 +120,17 @@ LAYERS: Final = (
 )
 
 
+def named_tests(extra: list[str]) -> list[str]:
+    """The layers that pytest's arguments name files, folders or tests of, in the order of the arguments."""
+    paths = [Path(one.partition("::")[0]) for one in extra if one.startswith("tests/")]
+    return [
+        layer.name
+        for path in paths
+        for layer in LAYERS
+        if path.parts[1:2] == (layer.name,) and (ROOT / path).exists()
+    ]
+
+
 def in_memory() -> str | None:
     """A folder in memory for what tests write, or None: thousands of small shards are flushed one by one, and it is not
     the disk that is tested. TMPDIR, where it is set, says otherwise.
@@ -228,6 +240,11 @@ def main() -> int:
     if unknown := set(asked) - {one.name for one in LAYERS}:
         parser.error(f"no such layer: {', '.join(sorted(unknown))}")
 
+    named = named_tests(extra)
+    asked = asked or named
+    if stray := set(named) - set(asked):
+        parser.error(f"tests of a layer that is not asked for: {', '.join(sorted(stray))}")
+
     began = time.monotonic()
     why_not: dict[str, str] = {}
     chosen = []
@@ -246,7 +263,7 @@ def main() -> int:
     report = scratch / "junit.xml"
     report.unlink(missing_ok=True)
     coverage("erase")
-    folders = [str(layer.folder.relative_to(ROOT)) for layer in chosen]
+    folders = [str(layer.folder.relative_to(ROOT)) for layer in chosen if layer.name not in named]
     memory = in_memory()
     if memory is not None:
         os.environ["TMPDIR"] = memory
