@@ -64,7 +64,7 @@ class Division:
 def divide(budget: int) -> Division:
     """Divide a budget of LEAST_BUDGET bytes or more. Larger windows than 16 MiB gain nothing: rows have the rest."""
     rest = max(budget, LEAST_BUDGET) - INTERPRETER - LEAST_ROWS
-    flows = max(2, min(8, rest // (6 * FLOW)))
+    flows = max(3, min(8, rest // (6 * FLOW)))  # a slow source has one of them; the others need more than one
     rest -= flows * FLOW
     slots = max(2, min(4, rest // (16 * MIB)))
     piece = max(128 << 10, min(MIB, rest // (8 * slots) // MIB * MIB))

@@ -52,9 +52,10 @@ LONGEST: Final = 30.0
 """Seconds that a request is held at the most."""
 
 _EAGER: Final = 0.5
-_FIRST_PACE: Final = 0.05
+_FIRST_PACE: Final = 0.01
+"""Taken for the pace until it was measured: a herd that comes at the start is rather asked back early than late."""
 _WEIGHT: Final = 0.2
-"""Of the newest measurement in the smoothed pace."""
+"""Of the newest measurement in the smoothed pace; the first few count for more, as there are no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class Line:
         self._served: set[int] = set()
         self._last = 0
         self._pace = _FIRST_PACE
+        self._measured = 0
         self._full_since: float | None = None
 
     @property
@@ -153,7 +155,9 @@ class Line:
         patience = LONGEST if deadline is None else min(deadline, LONGEST)
         # All slots are in use, or kept free for one that is away: its turn comes after those ahead of it and one more.
         missing = max(self._pace * too_far, self._pace * (ahead + 1) - patience)
-        if missing > 0:
+        if (
+            too_far or missing > 0
+        ):  # the pace may be none at all: turns that took no time that the clock shows
             return self._refuse(ticket, place, now, missing)
         place.present, place.until = True, now + patience
         return Wait(ticket)
@@ -166,7 +170,8 @@ class Line:
         """A request that was told to go has ended, well or not. Raises KeyError for one that holds no slot."""
         self._served.remove(ticket)
         if self._full_since is not None:
-            self._pace += _WEIGHT * (now - self._full_since - self._pace)
+            self._measured += 1
+            self._pace += max(_WEIGHT, 1 / self._measured) * (now - self._full_since - self._pace)
             self._full_since = None
 
     def turns(self, *, now: float) -> list[Go | Refused]:

@@ -24,7 +24,7 @@ def test_buffers_stay_within_the_budget(budget: int) -> None:
     assert division.rows >= LEAST_ROWS
     assert division.serve_slots >= 2
     assert division.windows >= 2
-    assert division.flows >= 2
+    assert division.flows >= 3  # a slow source has one of them, and the others have to have more than one
     assert division.waiting >= 16
     assert division.window >= MIB
     assert division.window % 512 == 0
