@@ -70,9 +70,11 @@ class RankZero:
         expected = self._job.fingerprint
         if expected and expected != job_fingerprint(self._spec, listing.shards):
             # What is staged under this job's id belongs to the inputs as they were.
+            newest = max(listing.shards, key=lambda shard: shard.mtime_ns)
             raise DSortError(
                 Reason.INPUT_CHANGED,
-                f"{self._spec.input.url} changed while the job started; run the job again",
+                f"{self._spec.input.url} changed while the job started (shard {newest.name} was modified last); run the job "
+                "again",
             )
         if self._spec.input.missing_shards is Reaction.WARN:
             for name in listing.missing:

@@ -7,6 +7,7 @@ any place, by any thread; what was written lies in the page cache, which the sys
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import tempfile
@@ -19,6 +20,11 @@ import numpy as np
 from dsort_api.reasons import DSortError, Reason
 
 _ALIGNED: Final = mmap.ALLOCATIONGRANULARITY
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_ROOM: Final = (
+    "make room in it (the scratch volume's size limit, or the disk that --scratch or the output is on), or raise the memory "
+    "budget"
+)
 Array = np.ndarray[Any, Any]
 
 
@@ -87,12 +93,9 @@ class Scratch:
         try:
             yield
         except OSError as error:
-            raise DSortError(
-                Reason.OUTPUT_UNWRITABLE,
-                f"scratch folder {self._folder}: {error.strerror or error}; metadata that does not fit into memory goes there: "
-                "make room in it (the scratch volume's size limit, or the disk that --scratch or the output is on), or raise "
-                "the memory budget",
-            ) from None
+            what = f"scratch folder {self._folder}: {error.strerror or error}; metadata that does not fit into memory goes there"
+            advice = _ROOM if error.errno in _FULL else "mend that, or raise the memory budget"
+            raise DSortError(Reason.OUTPUT_UNWRITABLE, f"{what}: {advice}") from None
 
 
 def _bytes_of(array: Array) -> memoryview:

@@ -136,9 +136,10 @@ def test_inputs_that_changed_while_the_job_started_end_it(house: House) -> None:
     root = zero.decides()[steps.LIST]([{}, {}])
     expected = job_fingerprint(zero._spec, steps.read_listed(root).shards)
     house.listed(house.life(fingerprint=expected))
-    (house.input / house.names[0]).unlink()
+    os.utime(house.input / house.names[1])
     error = refused(house.life(fingerprint=expected), steps.LIST, [{}, {}])
     assert error.reason is Reason.INPUT_CHANGED
+    assert f"(shard {house.names[1]} was modified last)" in error.message
 
 
 def test_too_few_names_are_told_before_anything_is_written(house: House) -> None:

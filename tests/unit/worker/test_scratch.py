@@ -70,6 +70,17 @@ def test_a_full_disk_is_named_with_what_to_do(tmp_path: Path, small_files: int) 
     assert "memory budget" in caught.value.message
 
 
+def test_what_is_no_want_of_space_is_not_called_one(tmp_path: Path) -> None:
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, files[1]))
+    try:
+        with pytest.raises(DSortError, match=r"Too many open files; .*mend that") as caught:
+            Scratch(str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+    assert "make room" not in caught.value.message
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DSortError, match=r"scratch folder .*gone: No such file"):
         Scratch(str(tmp_path / "gone"))
