@@ -23,7 +23,7 @@ from typing import Final
 import yaml
 
 from tests.support.livecluster import LiveCluster, Object
-from tests.support.liveplace import LiveJob, Place
+from tests.support.liveplace import LiveJob, Place, Storage
 from tests.support.release import Release
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -85,7 +85,7 @@ def main() -> int:
     with (
         LiveCluster(kubeconfig, tools=tools) as cluster,
         Release(cluster, namespace="dsort-latency-system", image=image),
-        Place(cluster, name="dsort-latency", image=image, storage_class=options.storage_class) as place,
+        Place(cluster, name="dsort-latency", image=image, storage=Storage(options.storage_class)) as place,
     ):
         place.make_input()
         measure(place, "warm-up")

@@ -1,8 +1,11 @@
 """What the tests on a live cluster share: the cluster, the image in it, the release of the chart, a place for jobs.
 
 DSORT_TEST_KUBECONFIG     a cluster to use; otherwise kind is brought up, and taken away again if it was not there
-DSORT_TEST_IMAGE          the application's image, where the nodes of that cluster can pull it from
+DSORT_TEST_IMAGE          the application's image as NAME:TAG, which the nodes of that cluster have or can pull
 DSORT_TEST_STORAGE_CLASS  of claims that several of its nodes can mount
+DSORT_TEST_SHARED_FOLDER  where there is no such class: a folder that is the same on all nodes, and that anybody may write to
+
+One run at a time: what an earlier one has left in the cluster is taken away first.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from typing import Final
 import pytest
 
 from tests.support import desk
+from tests.support.leftovers import clear
 from tests.support.livecluster import LiveCluster, Object
-from tests.support.liveplace import CLAIM, RECORDS, SHARDS, Place
+from tests.support.liveplace import CLAIM, RECORDS, SHARDS, Place, Storage
 from tests.support.release import Release
 from tests.support.running import digests, dsort
 
@@ -64,12 +68,25 @@ def said_by(*command: str | Path, seconds: float) -> str:
     return done.stdout.strip().rpartition("\n")[2]
 
 
+def tools_for_another() -> Path | None:
+    """The folder of kubectl and helm for a cluster that is not kind: None where they are on the PATH."""
+    absent = [program for program in ("kubectl", "helm") if shutil.which(program) is None]
+    if not absent:
+        return None
+    built = Path(said_by(KIND / "build", "where", seconds=60))
+    still = [program for program in absent if not (built / program).exists()]
+    if still:
+        unable(f"{' and '.join(still)} not found; tests/kind/build tools makes them")
+    return built
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LiveCluster]:
     """The cluster. One that was not there before is taken away, and it is a failure when something of it is left."""
     named = os.environ.get("DSORT_TEST_KUBECONFIG")
     if named:
-        with LiveCluster(Path(named), tools=None) as given:
+        with LiveCluster(Path(named), tools=tools_for_another()) as given:
+            clear(given)
             yield given
         return
     tools = Path(said_by(KIND / "build", "tools", seconds=3600))
@@ -77,6 +94,7 @@ def cluster() -> Iterator[LiveCluster]:
     kubeconfig = Path(said_by(KIND / "up", seconds=900))
     try:
         with LiveCluster(kubeconfig, tools=tools) as made:
+            clear(made)
             yield made
     finally:
         if not was_up:
@@ -90,7 +108,7 @@ def image(cluster: LiveCluster) -> str:
     if named:
         return named
     if os.environ.get("DSORT_TEST_KUBECONFIG"):
-        unable("DSORT_TEST_KUBECONFIG without DSORT_TEST_IMAGE: the nodes would have no image")
+        unable("DSORT_TEST_KUBECONFIG without DSORT_TEST_IMAGE: no image can be brought into its nodes")
     name = said_by(ROOT / "scripts" / "image.sh", seconds=1200)
     said_by(KIND / "load", name, seconds=600)
     return name
@@ -107,11 +125,25 @@ def release(cluster: LiveCluster, image: str) -> Iterator[Release]:
 def place(cluster: LiveCluster, image: str, release: Release) -> Iterator[Place]:
     """A namespace with the input of all jobs."""
     storage_class = os.environ.get("DSORT_TEST_STORAGE_CLASS", "")
-    if os.environ.get("DSORT_TEST_KUBECONFIG") and not storage_class:
-        unable("DSORT_TEST_KUBECONFIG without DSORT_TEST_STORAGE_CLASS: jobs need a volume of all nodes")
-    with Place(cluster, name="dsort-e2e", image=image, storage_class=storage_class) as made:
+    folder = os.environ.get("DSORT_TEST_SHARED_FOLDER", "")
+    if os.environ.get("DSORT_TEST_KUBECONFIG") and not storage_class and not folder:
+        unable(
+            "DSORT_TEST_KUBECONFIG without DSORT_TEST_STORAGE_CLASS or DSORT_TEST_SHARED_FOLDER: "
+            "jobs need a volume that all nodes can mount"
+        )
+    storage = Storage(storage_class, folder) if folder else Storage(storage_class)
+    with Place(cluster, name="dsort-e2e", image=image, storage=storage) as made:
+        made.sweep()
         made.make_input()
         yield made
+
+
+@pytest.fixture(scope="session")
+def two_nodes(cluster: LiveCluster) -> None:
+    """The test sees something of two nodes."""
+    found = cluster.nodes()
+    if len(found) < 2:
+        unable(f"takes two nodes that pods can run on; the cluster has {len(found)}")
 
 
 @dataclass(frozen=True, slots=True)

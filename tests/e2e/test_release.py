@@ -28,10 +28,10 @@ def test_upgrade_replaces_the_operator_and_no_job(place: Place, release: Release
 
 
 def test_uninstall_leaves_nothing_that_blocks(
-    place: Place, release: Release, image: str, request: pytest.FixtureRequest
+    place: Place, release: Release, request: pytest.FixtureRequest
 ) -> None:
     request.addfinalizer(release.install)
-    with Place(place.cluster, name="dsort-e2e-left", image=image, storage_class=place.storage_class) as left:
+    with place.another("dsort-e2e-left") as left:
         left.make_input()
         job = left.submit(left.slow_job("left"))
         job.hold()

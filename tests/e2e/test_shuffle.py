@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.e2e.conftest import Reference
@@ -16,6 +17,7 @@ from tests.support.running import MANIFEST, manifest_of
 BIN = Path(sys.executable).parent
 
 
+@pytest.mark.usefixtures("two_nodes")
 def test_shuffle_of_two_nodes_is_byte_for_byte_that_of_one_machine(
     place: Place, reference: Reference
 ) -> None:

@@ -3,11 +3,13 @@
 desk.py make FOLDER SHARDS RECORDS   tar shards, the same bytes and times wherever they are made
 desk.py digest FOLDER                the files below it as JSON: {path: sha256}
 desk.py show FILE                    its content
-desk.py remove FOLDER                all of it
+desk.py write FILE TEXT              makes it, with the folder that it is in
+desk.py remove PATTERN               all of the folders that match
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
@@ -52,17 +54,22 @@ def digest(folder: str) -> dict[str, str]:
     return found
 
 
-def main(command: str, folder: str, *numbers: str) -> None:
+def main(command: str, folder: str, *more: str) -> None:
     """Run one command."""
     if command == "make":
-        make(folder, *map(int, numbers))
+        make(folder, *map(int, more))
     elif command == "digest":
         print(json.dumps(digest(folder)))
     elif command == "show":
         with open(folder, encoding="utf-8") as file:
             print(file.read())
+    elif command == "write":
+        os.makedirs(os.path.dirname(folder), exist_ok=True)
+        with open(folder, "w", encoding="utf-8") as file:
+            file.write(more[0])
     elif command == "remove":
-        shutil.rmtree(folder, ignore_errors=True)
+        for each in glob.glob(folder):
+            shutil.rmtree(each, ignore_errors=True)
     else:
         sys.exit(f"no such command: {command}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import time
 import urllib.error
@@ -16,6 +17,8 @@ from typing import Any, Final, Self
 JOBS: Final = "/apis/dsort.dev/v1alpha1"
 PATIENCE: Final = 120.0
 """Seconds after which a condition has failed; a busy machine of two cores needs a share of it."""
+TEST_LABEL: Final = "dsort-test"
+"""On all that tests make outside of namespaces, and on the namespaces: a later run knows by it what it may take away."""
 _MERGE: Final = "application/merge-patch+json"
 _APPLY: Final = "application/apply-patch+yaml"
 _INTERVAL: Final = 0.1
@@ -43,8 +46,13 @@ class LiveCluster:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
+        # A run that is killed leaves no proxy.
+        with_us = ["setpriv", "--pdeathsig=KILL"] if shutil.which("setpriv") else []
         self._proxy = subprocess.Popen(
-            ["kubectl", "proxy", "--port=0"], env=self.environment, stdout=subprocess.PIPE, text=True
+            [*with_us, "kubectl", "proxy", "--port=0"],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._proxy.stdout is not None
         said = self._proxy.stdout.readline()  # Starting to serve on 127.0.0.1:35341
@@ -128,10 +136,24 @@ class LiveCluster:
         """A server-side apply."""
         return self.ask("PATCH", f"{path}?fieldManager=e2e&force=true", body, kind=_APPLY)
 
-    def delete(self, path: str) -> None:
-        """Delete it, if it is there."""
+    def delete(self, path: str, options: Object | None = None) -> None:
+        """Delete it, if it is there. options: a DeleteOptions."""
         with contextlib.suppress(urllib.error.HTTPError):
-            self.ask("DELETE", path)
+            self.ask("DELETE", path, options)
+
+    def delete_and_wait(self, path: str) -> None:
+        """Delete it, and return when it is gone."""
+        self.delete(path)
+        self.until(lambda: self.find(path) is None, f"{path} is there")
+
+    def nodes(self) -> list[str]:
+        """The names of the nodes that take pods without further ado."""
+        return [
+            node["metadata"]["name"]
+            for node in self.items("/api/v1/nodes")
+            if not node["spec"].get("unschedulable")
+            and not [one for one in node["spec"].get("taints", []) if one["effect"] != "PreferNoSchedule"]
+        ]
 
     def until(self, condition: Callable[[], object], what: str, *, seconds: float = PATIENCE) -> float:
         """Wait until it holds; the seconds that it took. AssertionError with `what` when it does not come to that."""

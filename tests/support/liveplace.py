@@ -6,12 +6,13 @@ import json
 import re
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 from dsort_api.labels import JOB_UID_LABEL, METRICS_PORT
 from tests.support import desk
-from tests.support.livecluster import JOBS, LiveCluster, Object
+from tests.support.livecluster import JOBS, TEST_LABEL, LiveCluster, Object
 
 CLAIM: Final = "datasets"
 FOLDER: Final = f"/volumes/{CLAIM}"
@@ -23,6 +24,8 @@ SLOW: Final = "150m"
 HELD: Final = "15m"
 FAST: Final = "2"
 _DESK: Final = "desk"
+_RUN: Final = "e2e-"
+"""How the folder of a run in the claim begins."""
 _SECURE: Final = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -30,20 +33,34 @@ _SECURE: Final = {
 }
 
 
-class Place:
-    """The namespace. `image`: the application's. storage_class: of claims that several nodes can mount; "" means that
-    /shared is one folder on all nodes.
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What claims are made of: a storage class whose volumes several nodes can mount, or where there is none (""), a folder
+    that is the same on all nodes.
     """
 
-    def __init__(self, cluster: LiveCluster, *, name: str, image: str, storage_class: str) -> None:
+    storage_class: str = ""
+    folder: str = "/shared"
+
+
+class Place:
+    """The namespace. image: the application's."""
+
+    def __init__(self, cluster: LiveCluster, *, name: str, image: str, storage: Storage) -> None:
         self.cluster = cluster
         self.name = name
         self.image = image
-        self.storage_class = storage_class
-        self.run = f"e2e-{uuid.uuid4().hex[:8]}"
+        self.storage = storage
+        self.run = f"{_RUN}{uuid.uuid4().hex[:8]}"
         """Folder in the claim, so that what others left there is out of the way."""
         self.core = f"/api/v1/namespaces/{name}"
         self._volumes: list[str] = []
+        # Of more nodes than two, the job takes two.
+        self._workers: Object = {"placement": "OnePerNode"} if len(cluster.nodes()) == 2 else {"count": 2}
+
+    def another(self, name: str) -> Place:
+        """One more of these."""
+        return Place(self.cluster, name=name, image=self.image, storage=self.storage)
 
     def __enter__(self) -> Self:
         self._make_namespace()
@@ -88,6 +105,10 @@ class Place:
         flags = ["-i"] if stdin is not None else []
         return self.cluster.kubectl("-n", self.name, "exec", *flags, _DESK, "--", *command, stdin=stdin)
 
+    def sweep(self) -> None:
+        """Remove what runs that were cut off have left in the claim; nobody else uses it now."""
+        self.desk("remove", f"{FOLDER}/{_RUN}*")
+
     def make_input(self) -> None:
         """The shards that all jobs read."""
         self.desk("make", self.folder("in"), str(SHARDS), str(RECORDS))
@@ -106,7 +127,7 @@ class Place:
 
     def job(self, name: str, **spec: Any) -> Object:
         """A shuffle of all records on two nodes, all payload through the network. `spec` adds to it, or replaces parts."""
-        workers = {"placement": "OnePerNode", "shortCircuit": False, **spec.pop("workers", {})}
+        workers = {**self._workers, "shortCircuit": False, **spec.pop("workers", {})}
         return {
             "apiVersion": "dsort.dev/v1alpha1",
             "kind": "DSortJob",
@@ -135,7 +156,7 @@ class Place:
     # What a place is made of
 
     def _make_namespace(self) -> None:
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        labels = {"pod-security.kubernetes.io/enforce": "restricted", TEST_LABEL: "jobs"}
         self.cluster.ask("POST", "/api/v1/namespaces", {"metadata": {"name": self.name, "labels": labels}})
 
     def make_claim(self, namespace: str) -> None:
@@ -146,19 +167,20 @@ class Place:
             "accessModes": ["ReadWriteMany"],
             "persistentVolumeReclaimPolicy": "Retain",
             "storageClassName": "",
-            "hostPath": {"path": "/shared", "type": "Directory"},
+            "hostPath": {"path": self.storage.folder, "type": "Directory"},
             "claimRef": {"namespace": namespace, "name": CLAIM},
         }
-        if not self.storage_class:
-            body = {"metadata": {"name": namespace}, "spec": volume}
+        if not self.storage.storage_class:
+            body = {"metadata": {"name": namespace, "labels": {TEST_LABEL: "jobs"}}, "spec": volume}
             self.cluster.ask("POST", "/api/v1/persistentvolumes", body)
             self._volumes.append(namespace)
             request["volumeName"] = namespace
-        request["storageClassName"] = self.storage_class
+        request["storageClassName"] = self.storage.storage_class
         claim = {"metadata": {"name": CLAIM}, "spec": request}
         self.cluster.ask("POST", f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", claim)
 
-    def _make_desk(self) -> None:
+    def desk_spec(self) -> Object:
+        """Of the pod that has the claim."""
         container = {
             "name": _DESK,
             "image": self.image,
@@ -168,7 +190,7 @@ class Place:
             "volumeMounts": [{"name": CLAIM, "mountPath": FOLDER}],
         }
         nobody = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), 65532)
-        spec = {
+        return {
             "terminationGracePeriodSeconds": 0,
             "automountServiceAccountToken": False,
             "securityContext": {
@@ -179,10 +201,13 @@ class Place:
             "containers": [container],
             "volumes": [{"name": CLAIM, "persistentVolumeClaim": {"claimName": CLAIM}}],
         }
+
+    def _make_desk(self) -> None:
         self.cluster.until(
             lambda: self.cluster.find(f"{self.core}/serviceaccounts/default"), "there is no service account"
         )
-        self.cluster.ask("POST", f"{self.core}/pods", {"metadata": {"name": _DESK}, "spec": spec})
+        pod = {"metadata": {"name": _DESK}, "spec": self.desk_spec()}
+        self.cluster.ask("POST", f"{self.core}/pods", pod)
         path = f"{self.core}/pods/{_DESK}"
         self.cluster.until(
             lambda: self.cluster.ask("GET", path)["status"]["phase"] == "Running", "the desk is not running"

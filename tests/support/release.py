@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, Self
 
 from tests.support.helm import CHART
-from tests.support.livecluster import LiveCluster
+from tests.support.livecluster import TEST_LABEL, LiveCluster
 
 CRD: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/dsortjobs.dsort.dev"
 
@@ -20,29 +21,38 @@ class Release:
         self.namespace = namespace
         self.deployment = f"{self.name}-dsort-operator"
         repository, _, tag = image.rpartition(":")
+        assert re.fullmatch(r"[^@]+:[^@:/]+", image), f"{image} is not NAME:TAG"
         self._values = [f"--set-string=image.repository={repository},image.tag={tag}"]
         self._had_crd = False
 
     def __enter__(self) -> Self:
-        self._had_crd = self.cluster.find(CRD) is not None
+        labels = {TEST_LABEL: "operator"}
+        self.cluster.ask(
+            "POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace, "labels": labels}}
+        )
+        self._had_crd = self._finds_crd()
         self.install()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.uninstall()
-        path = f"/api/v1/namespaces/{self.namespace}"
-        self.cluster.delete(path)
-        self.cluster.until(
-            lambda: self.cluster.find(path) is None, f"the namespace {self.namespace} is there"
-        )
+        self.cluster.delete_and_wait(f"/api/v1/namespaces/{self.namespace}")
         if not self._had_crd:
             self.cluster.delete(CRD)  # the chart keeps it, and all DSortJobs with it
+
+    def _finds_crd(self) -> bool:
+        """Whether it is there, and not of a run of these tests that was cut off."""
+        found = self.cluster.find(CRD)
+        if found is None:
+            return False
+        annotations = found["metadata"].get("annotations", {})
+        return annotations.get("meta.helm.sh/release-namespace") != self.namespace  # type: ignore[no-any-return]
 
     def install(self, *flags: str) -> str:
         """Install or upgrade, and wait until the operator is ready; what helm says."""
         return self.cluster.helm(
             *("upgrade", "--install", self.name, str(CHART), f"--namespace={self.namespace}"),
-            *("--create-namespace", "--take-ownership", "--wait", "--timeout=180s", *self._values, *flags),
+            *("--take-ownership", "--wait", "--timeout=180s", *self._values, *flags),
         )
 
     def test(self, *flags: str) -> str:
