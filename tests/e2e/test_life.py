@@ -23,53 +23,12 @@ def visible(job: LiveJob) -> list[str]:
     return [name for name in job.place.digests(job.name) if not name.startswith(".")]
 
 
-def test_suspension_frees_the_pods_and_a_resumed_job_writes_the_same_bytes(
-    place: Place, shards: dict[str, str]
-) -> None:
-    job = place.submit(place.slow_job("suspended"))
-    job.hold()
-    job.change(suspend=True)
-    job.without_pods(seconds=30)
-    place.cluster.until(lambda: job.status.get("state") == "Suspended", "the job is not suspended")
-    assert job.holds("Suspended")
-    assert visible(job) == []
-    job.change(suspend=False)
-    place.cluster.until(lambda: len(job.workers()) == 2, "the pods are not back")
-    job.let_go()
-    job.complete()
-    assert result(job) == shards
-
-
-def test_deleted_job_is_gone_within_seconds_and_leaves_nothing(place: Place) -> None:
-    job = place.submit(place.slow_job("deleted"))
-    job.hold()
-    assert job.body["metadata"]["finalizers"] == ["dsort.dev/operator"]
-    assert job.uid
-    place.cluster.delete(job.path)
-    took = place.cluster.until(lambda: not job.body, "the job is there", seconds=30)
-    job.without_pods(seconds=30 - took)
-    assert place.digests(job.name) == {}
-
-
-def test_namespace_that_is_deleted_waits_for_no_running_job(place: Place, image: str) -> None:
-    with Place(
-        place.cluster, name="dsort-e2e-going", image=image, storage_class=place.storage_class
-    ) as going:
+def test_namespace_that_is_deleted_waits_for_no_running_job(place: Place) -> None:
+    with place.another("dsort-e2e-going") as going:
         going.make_input()
         job = going.submit(going.slow_job("going"))
         job.hold()
         assert len(job.workers()) == 2  # leaving the block deletes the namespace, and waits until it is gone
-
-
-def test_aborted_job_says_so_and_leaves_nothing(place: Place) -> None:
-    job = place.submit(place.slow_job("aborted"))
-    job.hold()
-    job.change(abort=True)
-    took = place.cluster.until(lambda: job.holds("Failed"), "the job has not failed", seconds=30)
-    assert job.condition("Failed")["reason"] == "Aborted"
-    job.without_pods(seconds=30 - took)
-    assert place.digests(job.name) == {}
-    place.cluster.until(lambda: "finalizers" not in job.body["metadata"], "the finalizer is there")
 
 
 def test_job_goes_on_without_its_operator_and_completes_with_the_next_one(

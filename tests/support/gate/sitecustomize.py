@@ -2,7 +2,8 @@
 
 This folder is put on PYTHONPATH of a command under test, with DSORT_TEST_GATE naming a folder, a point and a rank. The rank
 that reaches the point first writes to the pipe `reached` and then waits for the pipe `go`; a rank that is started in its
-place passes. Points: the name of a phase (as it is entered), `spilled` and `merged` (the rank's rows do not fit into memory: it
+place passes. Where there is no pipe between the two (`ends`, for pods), the file `taken` says that it is there, and it waits for
+its end. Points: the name of a phase (as it is entered), `spilled` and `merged` (the rank's rows do not fit into memory: it
 has written the third piece of them in its scan, or the tenth when it brings them into order), `committed` (the rank's second shard is committed), `published`
 (its first shard has its name), `manifest` (every shard has its name, the manifest is about to be written), `written` (it is,
 and nobody knows yet).
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from typing import Any
 
 
@@ -24,10 +26,13 @@ def _install(gate: dict[str, Any]) -> None:
     mine: list[int] = []
 
     def reach() -> None:
+        os.makedirs(folder, exist_ok=True)
         try:
             os.close(os.open(os.path.join(folder, "taken"), os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return
+        if gate.get("ends"):
+            threading.Event().wait()
         # First the way on: who opened a pipe after its last writer has closed it would wait for ever.
         with contextlib.suppress(OSError), open(os.path.join(folder, "go"), "rb") as go:
             with open(os.path.join(folder, "reached"), "w", encoding="ascii") as pipe:
