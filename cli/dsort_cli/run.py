@@ -110,8 +110,7 @@ def _run(job: DSortJob, command: _Command) -> int:
     fingerprint = job_fingerprint(spec, listing.shards)
     job_id = fingerprint[:_ID_DIGITS]
     with bare_imports():
-        import dsort_cli.local  # noqa: F401
-        import dsort_worker.main  # noqa: F401  (both are for the processes that are forked)
+        import dsort_worker.main  # noqa: F401  (for the processes that are forked)
         from dsort_cli.processes import Nursery
     folder = None if spec.dry_run else claim(output, job_id)
     keep = True  # what is staged, unless the end says otherwise
@@ -143,7 +142,6 @@ def _start_ranks(
 ) -> LocalRun:
     """Ask the nursery for every rank."""
     from dsort_api.messages import JobDefinition
-    from dsort_cli.local import LocalRun
 
     spec, options = job.spec, command.options
     ranks = ranks_here(spec, asked=options.workers)
@@ -164,6 +162,8 @@ def _start_ranks(
 
     for rank in range(ranks):
         start_rank(rank)
+    from dsort_cli.local import LocalRun  # while they start
+
     gc.freeze()
     gc.enable()
     deadline = spec.active_deadline_seconds
