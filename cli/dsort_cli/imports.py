@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 _BARE: Final = {
     # aiohttp reads the system's certificates when it is imported, some 60 ms; ranks speak plain HTTP.
     "SSL_CERT_FILE": os.devnull,
+    # pydantic looks through every installed distribution for plugins, and imports zoneinfo, which reads the interpreter's
+    # build configuration to find time zones; 5 ms each, and there is neither a plugin nor a time zone in a job.
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",
+    "PYTHONTZPATH": "",
     # numpy's BLAS would start threads in a process that forks, and nothing here multiplies matrices.
     "OPENBLAS_NUM_THREADS": "1",
 }

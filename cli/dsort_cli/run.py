@@ -48,7 +48,10 @@ def run(options: argparse.Namespace, *, signals: Signals) -> int:
     """Run or plan the job that the command line names; returns the exit code."""
     began = time.monotonic()
     gc.disable()  # until all is imported: collections would find nothing and take a tenth of that time
-    reporter = _reporter(options)
+    with bare_imports():
+        import dsort_api.spec  # noqa: F401  (the contract's models, which all that follows needs)
+
+        reporter = _reporter(options)
     try:
         job = _job(options)
         return _run(job, _Command(options, signals, reporter, began, _budget(job, options.memory)))
