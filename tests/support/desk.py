@@ -3,6 +3,7 @@
 desk.py make FOLDER SHARDS RECORDS   tar shards, the same bytes and times wherever they are made
 desk.py digest FOLDER                the files below it as JSON: {path: sha256}
 desk.py show FILE                    its content
+desk.py manifests FOLDER             those of the outputs in it as JSON: {output: manifest}
 desk.py write FILE TEXT              makes it, with the folder that it is in
 desk.py remove PATTERN               all of the folders that match
 """
@@ -63,6 +64,12 @@ def main(command: str, folder: str, *more: str) -> None:
     elif command == "show":
         with open(folder, encoding="utf-8") as file:
             print(file.read())
+    elif command == "manifests":
+        found = {}
+        for path in glob.glob(os.path.join(folder, "*", "dsort-manifest.json")):
+            with open(path, encoding="utf-8") as file:
+                found[os.path.basename(os.path.dirname(path))] = json.load(file)
+        print(json.dumps(found))
     elif command == "write":
         os.makedirs(os.path.dirname(folder), exist_ok=True)
         with open(folder, "w", encoding="utf-8") as file:

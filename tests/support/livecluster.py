@@ -96,7 +96,15 @@ class LiveCluster:
 
     # Requests
 
-    def ask(self, method: str, path: str, body: object = None, *, kind: str = "application/json") -> Any:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        kind: str = "application/json",
+        seconds: float = 30,
+    ) -> Any:
         """One request to the API: the JSON of the answer, or else its text. urllib's errors, with the server's words."""
         asked = urllib.request.Request(
             self._url + path,
@@ -105,7 +113,7 @@ class LiveCluster:
             headers={"Content-Type": kind},
         )
         try:
-            with urllib.request.urlopen(asked, timeout=30) as answer:
+            with urllib.request.urlopen(asked, timeout=seconds) as answer:
                 content = answer.read()
                 is_json = answer.headers.get_content_type() == "application/json"
         except urllib.error.HTTPError as error:

@@ -24,6 +24,8 @@ SLOW: Final = "150m"
 HELD: Final = "15m"
 FAST: Final = "2"
 _DESK: Final = "desk"
+_ANSWER: Final = 3
+"""Seconds that a rank has to tell its metrics: the address of a pod that has just gone answers nobody."""
 _RUN: Final = "e2e-"
 """How the folder of a run in the claim begins."""
 _SECURE: Final = {
@@ -214,6 +216,14 @@ class Place:
         )
 
 
+def metrics_in(text: str) -> dict[str, float]:
+    """The metrics of a rank, by their names."""
+    return {
+        found[1]: float(found[2])
+        for found in re.finditer(r"^(dsort_rank_\w+)\{[^}]*\} (\S+)$", text, flags=re.MULTILINE)
+    }
+
+
 class LiveJob:
     """A DSortJob of the place."""
 
@@ -272,17 +282,19 @@ class LiveJob:
         ]
         return sorted(found, key=lambda pod: pod["metadata"]["name"])
 
-    def metrics(self, pod: Object) -> dict[str, float]:
-        """Of the rank in a pod, by their names; {} while it does not answer."""
+    def exposition(self, pod: Object) -> str:
+        """The metrics of the rank in a pod, as it tells them; "" while it does not answer."""
         name = pod["metadata"]["name"]
         try:
-            text = self.cluster.ask("GET", f"{self.place.core}/pods/{name}:{METRICS_PORT}/proxy/metrics")
+            path = f"{self.place.core}/pods/{name}:{METRICS_PORT}/proxy/metrics"
+            text: str = self.cluster.ask("GET", path, seconds=_ANSWER)
         except OSError:
-            return {}
-        return {
-            found[1]: float(found[2])
-            for found in re.finditer(r"^(dsort_rank_\w+)\{[^}]*\} (\S+)$", text, flags=re.MULTILINE)
-        }
+            return ""
+        return text
+
+    def metrics(self, pod: Object) -> dict[str, float]:
+        """The same by their names; {} while it does not answer."""
+        return metrics_in(self.exposition(pod))
 
     # In time
 
