@@ -15,6 +15,8 @@ from tests.support.liveplace import CLAIM, FOLDER, RECORDS, SHARDS, LiveJob, Pla
 from tests.support.running import MANIFEST, manifest_of
 
 BIN = Path(sys.executable).parent
+ROWS = 10_000_000
+"""Bytes that the rows of all records have by no means: what is more is payload."""
 
 
 @pytest.mark.usefixtures("two_nodes")
@@ -32,7 +34,7 @@ def test_shuffle_of_two_nodes_is_byte_for_byte_that_of_one_machine(
             seen[pod["metadata"]["name"]] = job.metrics(pod)
         assert not job.holds("Complete"), seen
         return len(seen) == 2 and all(
-            rank.get(f"dsort_rank_{way}_bytes_total", 0) > 0
+            rank.get(f"dsort_rank_{way}_bytes_total", 0) > ROWS
             for rank in seen.values()
             for way in ("sent", "received")
         )
