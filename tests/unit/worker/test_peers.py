@@ -17,6 +17,7 @@ from dsort_worker.peers import Patience, Peers
 from dsort_worker.window import Placer
 from dsort_worker.wire import Checksum, checksum_bytes
 from tests.support.flows import flows_of
+from tests.support.tcpserver import serving
 from tests.support.waiting import DEADLINE, idle, until
 
 pytestmark = pytest.mark.asyncio
@@ -71,9 +72,8 @@ class Script:
 @asynccontextmanager
 async def scripted(*answers: Answer) -> AsyncIterator[Script]:
     script = Script(list(answers))
-    server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
-    script.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server:
+    async with serving(script.serve, "127.0.0.1", 0) as (_, port):
+        script.url = f"http://127.0.0.1:{port}"
         yield script
 
 
@@ -263,12 +263,12 @@ async def test_a_request_that_is_away_keeps_its_flow_to_come_back_with() -> None
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    peer = Script([], url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     targets = [Target(), Target()]
-    async with server, asking(peer, flows=1) as peers, asyncio.TaskGroup() as group:
-        for target in targets:
-            group.create_task(peers.stream(0, "/v1/slices", sink=target.sink, size=len(PAYLOAD)))
+    async with serving(serve, "127.0.0.1", 0) as (_, port):
+        peer = Script([], url=f"http://127.0.0.1:{port}")
+        async with asking(peer, flows=1) as peers, asyncio.TaskGroup() as group:
+            for target in targets:
+                group.create_task(peers.stream(0, "/v1/slices", sink=target.sink, size=len(PAYLOAD)))
     assert [bytes(target.out) for target in targets] == [PAYLOAD, PAYLOAD]
 
 

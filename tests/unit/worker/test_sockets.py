@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from dsort_worker.sockets import SOCKET_BUFFER, client_socket, listening_socket
+from tests.support.tcpserver import serving
 
 PATIENCE = 20.0
 
@@ -31,15 +32,14 @@ async def stalled(*, bounded: bool) -> int:
         transport.abort()
 
     made = listening_socket("127.0.0.1", 0) if bounded else socket.create_server(("127.0.0.1", 0))
-    server = await asyncio.start_server(flood, sock=made)
-    address = server.sockets[0].getsockname()
-    kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "", address)
-    client = client_socket(kind) if bounded else socket.socket(*kind[:3])
-    with client:
-        client.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(client, address)
-        async with server, asyncio.timeout(PATIENCE):
-            return await sent
+    async with serving(flood, sock=made) as address:
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "", address)
+        client = client_socket(kind) if bounded else socket.socket(*kind[:3])
+        with client:
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, address)
+            async with asyncio.timeout(PATIENCE):
+                return await sent
 
 
 def test_a_receiver_that_takes_nothing_holds_four_buffers_at_the_most_in_the_kernel() -> None:
