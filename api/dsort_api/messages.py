@@ -99,7 +99,7 @@ class Phase(StrEnum):
 
 
 class Progress(_Message):
-    """Progress of the current phase (a total of 0 is unknown), and payload bytes on the wire since the start."""
+    """Progress of the current phase (a total of 0 is unknown), and bytes on the wire since the start, of rows and of payload."""
 
     records_done: int = 0
     records_total: int = 0
