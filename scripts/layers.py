@@ -3,8 +3,8 @@
     python scripts/layers.py [LAYER ...] [-- PYTEST ARGUMENTS]
 
 A pytest argument that is a file or a folder of tests, or a test in one, runs instead of the whole of its layer.
-All layers go through one pytest (its children are measured too), which runs more tests at a time than there are processors
-when nothing else is asked of it: much of their time is waiting. pytest's closing lines are held back until the coverage and the layers have been
+All layers go through one pytest (its children are measured too), which runs two of them side by side when nothing else is
+asked of it: much of their time is waiting. pytest's closing lines are held back until the coverage and the layers have been
 printed, so that they are what a log ends with. With CI=true a layer that cannot run is a failure.
 """
 
@@ -32,11 +32,8 @@ CORE_LEAST: Final = 100
 WHOLE_LEAST: Final = 90
 # From here on a line of pytest's is one of its closing lines: the list of what did not pass, and the last line.
 CLOSING: Final = re.compile(r"(=+ )?(short test summary info|(\d+|no) \S.* in [\d.]+s.*?)( =+)?")
-PROCESSORS: Final = os.cpu_count() or 1
 SIDE_BY_SIDE: Final = (
-    (f"--numprocesses={min(PROCESSORS + 1, 4)}", "--dist=loadscope", "--no-loadscope-reorder")
-    if PROCESSORS > 1
-    else ()
+    ("--numprocesses=2", "--dist=loadscope", "--no-loadscope-reorder") if (os.cpu_count() or 1) > 1 else ()
 )
 NOT_ASKED: Final = "not asked for"
 COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")

@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """How a whole run, with several tests at a time, deals them out."""
+    """How a whole run, with two tests at a time, deals them out."""
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
     scheduling: Any = LoadScopeScheduling(config, log)
