@@ -84,8 +84,8 @@ class _RankCollector(Collector):
             pressure.add_metric(labels, memory.pressure / 100)
             yield pressure
         for name, text, value in (
-            ("sent_bytes", "Bytes sent to other ranks: rows, then payload.", progress.bytes_sent),
-            ("received_bytes", "Bytes received from other ranks: rows, then payload.", progress.bytes_received),
+            ("sent_bytes", "Rows and payload sent to other ranks.", progress.bytes_sent),
+            ("received_bytes", "Rows and payload received from other ranks.", progress.bytes_received),
             ("spilled_bytes", "Metadata that went to disk for want of memory.", memory.spilled),
             ("refused_requests", "Requests of others that were sent away.", flow.refused),
             ("warnings", "Culprits that a reaction of Warn passed over.", seen.warning_count),
