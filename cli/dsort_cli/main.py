@@ -6,6 +6,7 @@ is imported: reading the job then goes on beside it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: standard output: {error.strerror}", file=sys.stderr)
         code = 1
     if arguments is None:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # who read it has gone
+            sys.stderr.flush()
         os._exit(code)  # taking a thousand modules apart takes 50 ms that the user waits for
     return code
 

@@ -225,4 +225,6 @@ def _file_system(path: str) -> str:
         _, point, kind, *_ = line.split()
         if Path(point) in (real, *real.parents):
             kinds[Path(point)] = kind
+    if not kinds:
+        return "unknown"  # within a chroot the mount of its root is not listed
     return kinds[max(kinds, key=lambda point: len(point.parts))]
