@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from dsort_api.quantity import format_bytes
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.spec import Reaction, RecordReactions
 from dsort_worker.findings import Finding
@@ -105,7 +106,8 @@ def scan_tar(
         ) from None
     left_out = scan.left_out + found.left_out
     if trailing is not None:
-        detail = f"data follows the end of the archive (offset {trailing}); it is not read"
+        rest = format_bytes(size - trailing)
+        detail = f"data follows the end of the archive (offset {trailing}, {rest} to the end of the file); it is not read"
         left_out.append(LeftOut("trailingData", trailing // BLOCK, b"", detail))
     left_out.sort(key=lambda left: left.start)
     _react(left_out, shard=name, records=records, report=report)
