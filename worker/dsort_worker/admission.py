@@ -10,6 +10,7 @@ What waits here holds its connection and nothing else: the body of a request is 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Asked:
 def asked_by(headers: Mapping[str, str], *, size: int | None = None) -> Asked:
     """What the headers of a request say of it. size: of the answer, where it is known here. Raises ValueError."""
     ticket, deadline = headers.get(TICKET_HEADER), headers.get(DEADLINE_HEADER)
+    if deadline is not None and math.isnan(float(deadline)):
+        raise ValueError(f"{DEADLINE_HEADER} is not a number of seconds")
     return Asked(
         size=max(0, int(headers.get(SIZE_HEADER, 0))) if size is None else size,
         ticket=None if ticket is None else int(ticket),

@@ -55,7 +55,7 @@ _EAGER: Final = 0.5
 _FIRST_PACE: Final = 0.01
 """Taken for the pace until it was measured: a herd that comes at the start is rather asked back early than late."""
 _WEIGHT: Final = 0.2
-"""Of the newest measurement in the smoothed pace; the first few count for more, as there are no others."""
+"""Of the newest measurement in the smoothed pace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,6 @@ class Line:
         self._served: set[int] = set()
         self._last = 0
         self._pace = _FIRST_PACE
-        self._measured = 0
         self._full_since: float | None = None
 
     @property
@@ -170,8 +169,7 @@ class Line:
         """A request that was told to go has ended, well or not. Raises KeyError for one that holds no slot."""
         self._served.remove(ticket)
         if self._full_since is not None:
-            self._measured += 1
-            self._pace += max(_WEIGHT, 1 / self._measured) * (now - self._full_since - self._pace)
+            self._pace += _WEIGHT * (now - self._full_since - self._pace)
             self._full_since = None
 
     def turns(self, *, now: float) -> list[Go | Refused]:

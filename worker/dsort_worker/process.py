@@ -101,8 +101,9 @@ class Process:
         self._state.on_told = told
         self._told.set()  # an order may have come before
         async with asyncio.TaskGroup() as group:
-            watch = group.create_task(self._watch())
+            # The work begins first: a task that is cancelled before its first step would not say how it ended.
             self._work = group.create_task(self._guarded())
+            watch = group.create_task(self._watch())
             termination.tell(terminate)
             await asyncio.wait([self._work])
             watch.cancel()

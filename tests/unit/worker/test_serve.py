@@ -612,3 +612,9 @@ async def test_past_a_number_of_connections_one_that_has_brought_its_answer_is_c
                 assert (b"Connection: close" in head) == closes
                 await reader.readexactly(512 + 8)
             await until(lambda: rank.server is not None and rank.server._connections() == 0)
+
+
+@pytest.mark.parametrize("name", ["X-Dsort-Deadline", "X-Dsort-Ticket", "X-Dsort-Size"])
+def test_header_that_is_no_number_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"nan|number"):
+        asked_by({name: "nan"})
