@@ -55,6 +55,7 @@ class Gatherer:
     _token: str | None = None
     _claims: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
     _listed: float | None = None
+    _workers: set[str] = field(default_factory=set)
 
     async def gather(self, job: Body) -> World:
         """The world as it is now, as far as anybody knows."""
@@ -101,9 +102,11 @@ class Gatherer:
         self.denied.clear()  # rights and quotas change
 
     async def _look_at_namespace(self, namespace: str) -> None:
-        """Where somebody ends pods it may be the namespace that goes; nothing else tells of it while there are pods."""
-        ending = (pod for pod in self.sight.pods if part(pod, "metadata").get("deletionTimestamp"))
-        if self.namespace_ending or not any(map(_is_worker, ending)):
+        """Where somebody ends pods, or they are gone already, it may be the namespace that goes; nothing else tells of it."""
+        workers = {part(pod, "metadata")["uid"]: pod for pod in self.sight.pods if _is_worker(pod)}
+        ending = any(part(pod, "metadata").get("deletionTimestamp") for pod in workers.values())
+        if self.namespace_ending or not (ending or self._workers - workers.keys()):
+            self._workers = set(workers)
             return
         try:
             body = await self.kube.get(f"{CORE}/namespaces/{namespace}")
@@ -113,6 +116,7 @@ class Gatherer:
             log.warning("whether namespace %s is being deleted cannot be seen: %s", namespace, error)
             return
         self.namespace_ending = body is None or "deletionTimestamp" in part(body, "metadata")
+        self._workers = set(workers)
 
     def absorb(self, body: Body) -> None:
         """A ConfigMap or a Secret of the job as the API server has it; neither ever changes."""
