@@ -1,7 +1,6 @@
 """`dsort`: parse the command line and hand over to the command.
 
-Only cheap modules are imported here, and the commands that start ranks start the nursery before anything else
-is imported: reading the job then goes on beside it.
+Only cheap modules are imported here: each command imports what it needs.
 """
 
 from __future__ import annotations
