@@ -102,21 +102,24 @@ class Gatherer:
         self.denied.clear()  # rights and quotas change
 
     async def _look_at_namespace(self, namespace: str) -> None:
-        """Where somebody ends pods, or they are gone already, it may be the namespace that goes; nothing else tells of it."""
+        """Where somebody ends pods, or they are gone already, it may be the namespace that goes. Nothing else tells of it in time:
+        what the operator may do there goes right behind the pods.
+        """
         workers = {part(pod, "metadata")["uid"]: pod for pod in self.sight.pods if _is_worker(pod)}
         ending = any(part(pod, "metadata").get("deletionTimestamp") for pod in workers.values())
-        if self.namespace_ending or not (ending or self._workers - workers.keys()):
-            self._workers = set(workers)
-            return
+        if not self.namespace_ending and (ending or self._workers - workers.keys()):
+            self.namespace_ending = await self._is_ending(namespace)
+        self._workers = set(workers)
+
+    async def _is_ending(self, namespace: str) -> bool:
         try:
             body = await self.kube.get(f"{CORE}/namespaces/{namespace}")
         except ApiError as error:
             if error.status != 403:
                 raise
             log.warning("whether namespace %s is being deleted cannot be seen: %s", namespace, error)
-            return
-        self.namespace_ending = body is None or "deletionTimestamp" in part(body, "metadata")
-        self._workers = set(workers)
+            return False
+        return body is None or "deletionTimestamp" in part(body, "metadata")
 
     def absorb(self, body: Body) -> None:
         """A ConfigMap or a Secret of the job as the API server has it; neither ever changes."""
