@@ -17,25 +17,25 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 @asynccontextmanager
 async def serving(handle: Handler, *place: Any, **options: Any) -> AsyncIterator[tuple[Any, ...]]:
     """Serve as `asyncio.start_server` does with these arguments; lent is the address. What still runs at the end is cancelled."""
-    handlers: set[asyncio.Future[None]] = set()
+    tasks: set[asyncio.Task[Any]] = set()
     writers: set[asyncio.StreamWriter] = set()
 
     async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
         writers.add(writer)
-        handler = asyncio.ensure_future(handle(reader, writer))
-        handlers.add(handler)
-        try:
-            await handler
-        finally:
-            handlers.discard(handler)
+        await handle(reader, writer)
 
     server = await asyncio.start_server(accepted, *place, **options)
     try:
         yield server.sockets[0].getsockname()
     finally:
         server.close()
-        for handler in handlers:
-            handler.cancel()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         for writer in writers:
             writer.transport.abort()
         await server.wait_closed()
