@@ -30,6 +30,8 @@ from tests.support.livecluster import LiveCluster, Object
 from tests.support.liveplace import LiveJob, Place, Storage, metrics_in
 from tests.support.release import Release
 
+PATIENCE: Final = 120.0
+"""Seconds."""
 ROOT: Final = Path(__file__).resolve().parents[1]
 KIND: Final = ROOT / "tests" / "kind"
 FIGURES: Final = {
@@ -59,8 +61,10 @@ def logged(place: Place, pod: Object) -> dict[str, float]:
 def first_payload(job: LiveJob) -> float:
     """When a rank of the job was first seen to have payload, seconds since the epoch: every rank is asked again and again.
 
-    What it has received or written in the phase Create is payload; it has received rows before. AssertionError where none was seen.
+    What it has received or written in the phase Create is payload; it has received rows before. AssertionError where none was seen
+    before the job was over, or in PATIENCE.
     """
+    until = time.monotonic() + PATIENCE
     received: dict[str, float] = {}  # what a rank had when it first told that it is in Create
     while True:
         answers = [(pod["metadata"]["name"], job.exposition(pod)) for pod in job.workers()]
@@ -73,6 +77,7 @@ def first_payload(job: LiveJob) -> float:
                     return now
         ended = job.holds("Complete") or job.holds("Failed")
         assert not ended, "the job was over before any rank told of payload"
+        assert time.monotonic() < until, f"no payload within {PATIENCE:.0f} s"
 
 
 def measure(place: Place, name: str) -> dict[str, float]:
