@@ -33,8 +33,9 @@ RUN tools/bin/pip wheel --quiet --no-deps --no-build-isolation --no-index --whee
 
 # hadolint ignore=DL3006
 FROM ${BASE}
-# Of the standard library, which slim images bring without bytecode. No shell: there may be none.
-RUN ["python3", "-m", "compileall", "-q", "-x", "/(test|tests|lib2to3|dist-packages|site-packages)/"]
+# Of the standard library, which slim images bring without bytecode; without a folder only what is at its top would be
+# compiled. No shell: there may be none.
+RUN ["python3", "-c", "import compileall, re, sysconfig; compileall.compile_dir(sysconfig.get_path('stdlib'), quiet=1, rx=re.compile('/(test|tests|lib2to3|idlelib|dist-packages|site-packages)/'))"]
 COPY --from=dependencies /opt/dsort /opt/dsort
 # Nobody is in no user database: who asks for a name gets this one.
 ENV PATH=/opt/dsort/bin:$PATH USER=dsort PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

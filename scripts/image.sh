@@ -62,7 +62,8 @@ arguments=(--build-arg BASE="$base" --build-arg VERSION="$(sed -n 's/^version = 
   --build-arg REVISION="$(git rev-parse HEAD 2> /dev/null || echo unknown)" -t "$name" -f Dockerfile)
 say "building $name with $engine on $base"
 case $engine in
-  docker) DOCKER_BUILDKIT=1 docker build -q "${secrets[@]}" "${arguments[@]}" . ;;
+  # Without attestations: they make an index of the image, of which kind can load no part.
+  docker) DOCKER_BUILDKIT=1 docker build -q --provenance=false "${secrets[@]}" "${arguments[@]}" . ;;
   # A chroot asks nothing of the machine; the format is the one that every engine and Kubernetes knows.
   podman) podman build -q --isolation chroot --layers --format oci "${secrets[@]}" "${arguments[@]}" . ;;
   buildah) buildah build -q --isolation chroot --layers --format oci "${secrets[@]}" "${arguments[@]}" . ;;

@@ -28,6 +28,8 @@ authorities=/etc/ssl/certs/ca-certificates.crt
 base_image=localhost/dsort-base:$(echo "${base_debian[@]}" "$(cat $authorities 2> /dev/null)" | key_of)
 
 say() { echo "kind: $*" >&2; }
+# What `set -e` ends says where: some commands fail without a word.
+trap 'say "$(basename "$0") stopped at line $LINENO: $BASH_COMMAND"' ERR
 fail() { say "$*"; exit 1; }
 
 # need COMMAND=PACKAGE...: install the Debian packages of commands that are not there, where we may.
