@@ -10,7 +10,6 @@ Pure: numpy in, numpy out.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -124,15 +123,20 @@ def cells_of(rows: Rows, rule: PackingRule, *, before: Total, everything: Total)
         prefix *= BLOCK
         prefix //= rule.value
         return prefix
-    starts = _cell_starts(rule.value, everything.blocks)
-    return np.searchsorted(starts, prefix, side="right").astype(np.int64) - 1
+    return scaled(prefix, rule.value, everything.blocks)
 
 
-@functools.lru_cache(maxsize=1)
-def _cell_starts(count: int, blocks: int) -> Index:
-    """Where each of `count` equal cells begins. The cell of a place is the number of starts at or before it, less one."""
-    # Python integers: bytes x shards passes 64 bits.
-    return np.array([-(-blocks * cell // count) for cell in range(count)], dtype=np.int64)
+def scaled(places: Index, count: int, whole: int) -> Index:
+    """floor(place x count / whole) of places below `whole`: i8[n]. Exact where the products pass 64 bits, for `whole` up to
+    2**54 (of blocks, 8 EiB): a long division, digit by digit of `count`.
+    """
+    if whole * count < 1 << 63:
+        return places * count // whole
+    quotient, rest = np.zeros_like(places), np.zeros_like(places)
+    for digit in count.to_bytes(8, "big"):
+        part, rest = np.divmod((rest << 8) + places * digit, whole)
+        quotient = (quotient << 8) + part
+    return quotient
 
 
 def cut_cells(rows: Rows, rule: PackingRule, *, before: Total, everything: Total) -> Cells:

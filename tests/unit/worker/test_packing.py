@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 from unittest import mock
 
 import numpy as np
@@ -20,6 +21,7 @@ from dsort_worker.packing import (
     cells_of,
     cut_cells,
     number_shards,
+    scaled,
     total_of,
 )
 from dsort_worker.rows import BLOCK, ROW, Rows
@@ -152,6 +154,17 @@ def test_bytes_times_shards_may_pass_64_bits() -> None:
     for before in (2**54 - 1, 2**54 // 10_007, 2**54 // 10_007 + 1):
         (cell,) = cells_of(rows_of([1]), rule, before=Total(1, before), everything=everything).tolist()
         assert cell == before * 10_007 // 2**54
+
+
+@given(
+    whole=st.one_of(st.integers(1, 1 << 54), st.integers(1, 1 << 20)),
+    count=st.integers(1, 100_000_000),
+    parts=st.lists(st.fractions(0, 1).filter(lambda part: part < 1), min_size=1),
+)
+def test_places_are_scaled_exactly(whole: int, count: int, parts: list[Fraction]) -> None:
+    places = [int(part * whole) for part in parts]
+    found = scaled(np.array(places, dtype=np.int64), count, whole)
+    assert found.tolist() == [place * count // whole for place in places]
 
 
 def test_ranks_without_rows_take_no_part() -> None:
