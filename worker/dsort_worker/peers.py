@@ -78,6 +78,27 @@ class NotReady(Exception):
         self.ticket = ticket
 
 
+class _Patience:
+    """With one peer, for one question. `delay` is the pause before the next attempt."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.heard()
+
+    def heard(self) -> None:
+        """The peer is alive: patience begins anew."""
+        self._until, self.delay = time.monotonic() + self._seconds, _FIRST_DELAY
+
+    def pass_over(self, seconds: float) -> None:
+        """The peer was not asked for so long."""
+        self._until += seconds
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the peer has been silent for too long."""
+        return time.monotonic() > self._until
+
+
 class Peers:
     """Knows where the other ranks are, and asks them."""
 
@@ -145,7 +166,7 @@ class Peers:
     async def post_json(self, rank: int, path: str, body: bytes) -> bytes:
         """POST a JSON body until the peer answers 200; the answer's body."""
 
-        async def attempt(peer: Peer, _heard: Callable[[], None]) -> bytes:
+        async def attempt(peer: Peer, _: _Patience) -> bytes:
             headers = {"Content-Type": "application/json"}
             async with self._request(peer, path, body, headers) as response:
                 await self._check(response, peer)
@@ -169,15 +190,18 @@ class Peers:
 
         epoch, place = "", dict[str, str]()
 
-        async def attempt(peer: Peer, heard: Callable[[], None]) -> S:
+        async def attempt(peer: Peer, patience: _Patience) -> S:
             nonlocal epoch, place
             if peer.epoch != epoch:
                 epoch, place = peer.epoch, {}  # the line ended with the life of the rank that it was in
             # The flow is kept while the peer keeps the place: a slot waits there for who has it, and whoever had to wait for a
             # flow to come back with could wait for one that is held behind that very place.
+            began = time.monotonic()
             async with self._flows.request(rank, size=size or 0) as came:
+                patience.pass_over(time.monotonic() - began)
 
                 def arrived(piece: int) -> None:
+                    patience.heard()
                     self._on_received(piece)
                     came(piece)
 
@@ -192,7 +216,7 @@ class Peers:
                         if answer.ticket is None:
                             place = {}
                             raise
-                        heard()
+                        patience.heard()
                         place = {TICKET_HEADER: answer.ticket}
                         await asyncio.sleep(self._jittered(answer.delay))
 
@@ -230,39 +254,30 @@ class Peers:
             case status:
                 raise Broken(f"{status} {(await response.text())[:300]}")
 
-    async def _persist(
-        self, rank: int, path: str, attempt: Callable[[Peer, Callable[[], None]], Awaitable[T]]
-    ) -> T:
-        """Attempt until it succeeds. An attempt calls what it is given when the peer has said that it is busy."""
-        deadline, delay = 0.0, 0.0
-
-        def heard() -> None:
-            """The peer is alive: patience starts anew."""
-            nonlocal deadline, delay
-            deadline, delay = time.monotonic() + self._patience.peer, _FIRST_DELAY
-
-        heard()
+    async def _persist(self, rank: int, path: str, attempt: Callable[[Peer, _Patience], Awaitable[T]]) -> T:
+        """Attempt until it succeeds. An attempt says whenever the peer has said something."""
+        patience = _Patience(self._patience.peer)
         while True:
             table = await self.known()
             try:
                 async with asyncio.timeout(None) as under_way:
                     self._under_way.setdefault(rank, set()).add(under_way)
                     try:
-                        return await attempt(table.peers[rank], heard)
+                        return await attempt(table.peers[rank], patience)
                     finally:
                         self._under_way.get(rank, set()).discard(under_way)
             except NotReady as answer:
-                heard()
+                patience.heard()
                 await self._pause(self._jittered(answer.delay), table)
             except (Broken, aiohttp.ClientError, TimeoutError, OSError) as error:
-                if time.monotonic() > deadline:
+                if patience.is_over:
                     raise DSortError(
                         Reason.PEER_LOST,
                         f"rank {rank} did not answer {path} for {self._patience.peer:.0f} s: "
                         f"{type(error).__name__}: {error}",
                     ) from None
-                await self._pause(delay * self._random.uniform(0.5, 1.5), table)
-                delay = min(delay * 2, _MOST_DELAY)
+                await self._pause(patience.delay * self._random.uniform(0.5, 1.5), table)
+                patience.delay = min(patience.delay * 2, _MOST_DELAY)
 
     def _jittered(self, hint: float) -> float:
         """A peer's hint, so that those who were sent away together do not come together."""

@@ -362,6 +362,36 @@ async def test_a_peer_that_is_gone_is_lost() -> None:
     assert caught.value.reason is Reason.PEER_LOST
 
 
+async def trickles(writer: asyncio.StreamWriter) -> None:
+    """Half of the stream, in more time than anybody is waited for, and then nothing ever again."""
+    for low in range(0, 150_000, 10_000):
+        writer.write(stream()[low : low + 10_000])
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
+async def test_patience_begins_anew_with_every_byte() -> None:
+    target = Target()
+    patience = Patience(connect=1.0, silence=1.0, peer=0.2)
+    async with scripted(trickles, stream()) as peer, asking(peer, patience=patience) as peers:
+        await peers.stream(0, "/v1/rows/0", sink=target.sink)
+    assert bytes(target.out) == PAYLOAD
+    assert target.made == 2
+
+
+async def test_patience_does_not_run_while_a_request_waits_for_its_turn() -> None:
+    first, second = Target(), Target()
+    patience = Patience(connect=5.0, silence=5.0, peer=0.2)
+    async with (
+        scripted(trickles, stream(), b"", stream()) as peer,
+        asking(peer, patience=patience, flows=1) as peers,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(peers.stream(0, "/v1/rows/0", sink=first.sink))
+        group.create_task(peers.stream(0, "/v1/rows/1", sink=second.sink))  # its first answer is none
+    assert bytes(first.out) == bytes(second.out) == PAYLOAD
+
+
 async def test_another_protocol_is_told_at_once() -> None:
     error = await lost(status(426, "this rank speaks protocol 3 and 4, the request has 2"))
     assert error.reason is Reason.PROTOCOL_MISMATCH
