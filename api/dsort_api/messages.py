@@ -171,10 +171,21 @@ class PlannedShard(_Message):
     records: int
 
 
-class PlannedOutput(_Message):
-    """The result of a dry run."""
+class PlanTotals(_Message):
+    """What a dry run comes to: output shards, records in them, bytes of their files."""
 
-    shards: list[PlannedShard]
+    shards: int
+    records: int
+    bytes: int
+
+
+class PlannedOutput(_Message):
+    """The result of a dry run. shards: one by one, for who asked on the command line; their number has no bound, so none are
+    listed in a cluster.
+    """
+
+    totals: PlanTotals
+    shards: list[PlannedShard] = Field(default_factory=list)
     counts: Counts
 
 

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     MEMORY_LIMIT_EXCEEDED = "MemoryLimitExceeded"
+    JOB_COMPLETE = "JobComplete"
     ABORTED = "Aborted"
 
 
@@ -53,6 +54,7 @@ EXIT_CODES: Final[dict[Reason, int]] = {
     Reason.BACKOFF_LIMIT_EXCEEDED: 19,
     Reason.DEADLINE_EXCEEDED: 20,
     Reason.MEMORY_LIMIT_EXCEEDED: 21,
+    Reason.JOB_COMPLETE: 22,
     Reason.ABORTED: 130,
 }
 """Exit code by reason. 0 is success and 2 a wrong command line; 130 follows the shells for an interrupt, and 143 (SIGTERM)

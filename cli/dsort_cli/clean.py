@@ -33,11 +33,14 @@ def clean(options: argparse.Namespace) -> int:
 
 
 def _clean_job(output: str, job_id: str) -> int:
-    """Again is no error, nor is an output folder that is not there."""
-    if not remove_job(output, job_id):
-        print(f"nothing of job {job_id} to remove in {output}")
-    elif os.path.isdir(output) and is_complete(output, job_id):
-        print(f"removed what job {job_id} had staged in {output}; it is complete, its result stays")
-    else:
+    """Again is no error, nor is an output folder that is not there. Raises DSortError JobComplete where the job has a result,
+    which stays.
+    """
+    removed = remove_job(output, job_id)
+    if os.path.isdir(output) and is_complete(output, job_id):
+        raise DSortError(Reason.JOB_COMPLETE, f"{output}: job {job_id} is complete, its result stays")
+    if removed:
         print(f"removed what job {job_id} left in {output}")
+    else:
+        print(f"nothing of job {job_id} to remove in {output}")
     return 0

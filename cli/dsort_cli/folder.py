@@ -35,6 +35,8 @@ class JobFolder:
     output: str
     job_id: str
     lock_fd: int
+    was_complete: bool = False
+    """Whether an earlier run of the job left its manifest there."""
 
     @property
     def path(self) -> str:
@@ -70,7 +72,12 @@ def claim(
         lock_fd = _lock(output, job_id, patience=patience, sleep=sleep)
         folder = JobFolder(output, job_id, lock_fd)
         try:
-            Staging(output, job=job_id, epoch="").record_made(made)
+            staging = Staging(output, job=job_id, epoch="")
+            if is_complete(output, job_id):
+                # Its runner was killed at the very end. What it left would tell the ranks of this run that they are at theirs.
+                folder.was_complete = True
+                staging.empty()
+            staging.record_made(made)
             remove_dead(output, besides=job_id)
         except BaseException:
             folder.release(keep=True)

@@ -124,7 +124,9 @@ def _run(job: DSortJob, command: _Command) -> int:
         command.reporter.started(job_id, name=job.metadata.name, ranks=runner.ranks, output=output)
         end = _drive(runner)
         nursery.close()  # before anything is removed: nobody writes there any more
-        if end.failure is not None and not (end.failure.reason in NO_WORD_ON_OUTPUT and _is_complete(folder)):
+        if end.failure is not None and not (
+            end.failure.reason in NO_WORD_ON_OUTPUT and _has_completed(folder)
+        ):
             keep = end.failure.reason in KEEPS_STAGING
             return _report_failure(end.failure, command, kept=keep and folder is not None)
         keep = False
@@ -194,10 +196,11 @@ def _drive(runner: LocalRun) -> End:
         os.close(runner.job_fd)
 
 
-def _is_complete(folder: JobFolder | None) -> bool:
+def _has_completed(folder: JobFolder | None) -> bool:
+    """Whether this run wrote the manifest. One that was there before says nothing of what is there now."""
     from dsort_cli.folder import is_complete
 
-    return folder is not None and is_complete(folder.output, folder.job_id)
+    return folder is not None and not folder.was_complete and is_complete(folder.output, folder.job_id)
 
 
 def _report_success(end: End, command: _Command, *, runner: LocalRun, job_id: str, output: str) -> int:
@@ -207,8 +210,7 @@ def _report_success(end: End, command: _Command, *, runner: LocalRun, job_id: st
     plan = end.outcome.plan if end.outcome else None
     manifest = None
     if plan is not None:
-        records, shards = sum(shard.records for shard in plan.shards), len(plan.shards)
-        size = sum(shard.bytes for shard in plan.shards)
+        records, shards, size = plan.totals.records, plan.totals.shards, plan.totals.bytes
     else:
         manifest = os.path.join(output, MANIFEST)
         records, shards, size = completed_amounts(manifest)

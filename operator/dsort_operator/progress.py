@@ -194,8 +194,4 @@ def _planned(reports: Mapping[int, Report]) -> PlannedOutput | None:
 
 
 def _summary(planned: PlannedOutput) -> PlanSummary:
-    return PlanSummary(
-        shards=len(planned.shards),
-        records=sum(shard.records for shard in planned.shards),
-        bytes=sum(shard.bytes for shard in planned.shards),
-    )
+    return PlanSummary(**planned.totals.model_dump())

@@ -26,6 +26,7 @@ from tests.support.running import (
     children_of,
     contents,
     dsort,
+    findings_in,
     job,
     left_in,
     manifest_of,
@@ -37,7 +38,9 @@ OUTPUT = {"recordsPerShard": 12}
 POINTS = [(point, rank) for point in (*PHASES, "committed", "published") for rank in (0, 1)] + [
     ("manifest", 0)
 ]
-"""Everywhere that a rank can be met."""
+"""Everywhere that a rank can be met before there is a result."""
+WRITTEN = ("written", 0)
+"""Just behind."""
 EACH_POINT = [pair for index, pair in enumerate(POINTS) if pair[1] == index // 2 % 2 or pair[0] == "manifest"]
 """Every point once, met by the one rank or the other."""
 
@@ -54,7 +57,7 @@ def wanted(shards: list[Path]) -> list[bytes]:
 # ------------------------------------------------------------------------------------------------------ Ctrl-C (case 8)
 
 
-@pytest.mark.parametrize(("point", "rank"), EACH_POINT)
+@pytest.mark.parametrize(("point", "rank"), [*EACH_POINT, WRITTEN])
 def test_case_8_cancel_in_each_phase_leaves_nothing(
     source: Path, tmp_path: Path, point: str, rank: int
 ) -> None:
@@ -67,7 +70,7 @@ def test_case_8_cancel_in_each_phase_leaves_nothing(
         run = command.end(within=30)
     assert run.code in {130, 0}
     if run.code == 0:  # the ranks were publishing, and were done before the order to stop reached them
-        assert point in {"Publish", "published", "manifest"}
+        assert point in {"Publish", "published", "manifest", "written"}
         check_result(tmp_path / "made" / "out")
         return
     assert "SIGINT" in run.error
@@ -138,7 +141,7 @@ def test_files_of_others_in_the_output_folder_survive_a_cancel(source: Path, tmp
 # ---------------------------------------------------------------------------------------------------- a rank is killed
 
 
-@pytest.mark.parametrize(("point", "rank"), POINTS)
+@pytest.mark.parametrize(("point", "rank"), [*POINTS, WRITTEN])
 def test_a_rank_killed_in_each_phase_is_replaced_and_the_bytes_are_equal(
     source: Path, wanted: list[bytes], tmp_path: Path, point: str, rank: int
 ) -> None:
@@ -167,6 +170,20 @@ def test_two_of_three_ranks_killed_are_replaced(source: Path, wanted: list[bytes
     assert run.result["restarts"] >= 2
     assert contents(tmp_path / "out") == wanted
     check_result(tmp_path / "out")
+
+
+def test_a_rank_0_that_is_replaced_names_what_is_missing_again(source: Path, tmp_path: Path) -> None:
+    missing = {"shards": ["in-{0000..0006}.tar"], "missingShards": "Warn"}
+    manifest = shuffle(source, tmp_path / "out", input=missing)
+    gate = Gate(tmp_path / "gate", "Scan", 0)
+    with Command(manifest, {"workers": 2}, gate.environment) as command:
+        os.kill(gate.reached(), signal.SIGKILL)
+        gate.open()
+        run = command.end()
+    assert run.result["restarts"] == 1
+    names = ["in-0005.tar", "in-0006.tar"]
+    assert run.warnings[:2] == [f"shard {name}: is missing" for name in names]
+    assert [finding["shard"] for finding in findings_in(tmp_path / "out")] == names
 
 
 def test_too_many_deaths_fail_the_job_and_the_next_run_continues(
@@ -269,6 +286,70 @@ def test_a_run_killed_in_each_phase_is_completed_by_the_next(
     check_result(target)
 
 
+def killed_when_written(manifest: dict[str, Any], folder: Path) -> None:
+    """Run the job, and kill it when its manifest is there and what it staged is, too."""
+    gate = Gate(folder, "written", 0)
+    with Command(manifest, {"workers": 2}, gate.environment) as command:
+        gate.reached()
+        command.process.kill()
+        command.end()
+    gate.open()
+
+
+def test_a_run_killed_at_its_very_end_is_complete_if_its_output_still_is(
+    source: Path, wanted: list[bytes], tmp_path: Path
+) -> None:
+    manifest, target = shuffle(source, tmp_path / "out"), tmp_path / "out"
+    killed_when_written(manifest, tmp_path / "gate")
+    assert dsort(manifest, workers=2).result["state"] == "AlreadyComplete"
+    assert contents(target) == wanted
+    check_result(target)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_killed_at_its_very_end_whose_output_was_damaged_since_is_not_complete(
+    source: Path, tmp_path: Path, workers: int
+) -> None:
+    manifest, target = shuffle(source, tmp_path / "out"), tmp_path / "out"
+    killed_when_written(manifest, tmp_path / "gate")
+    (target / "out-000003.tar").unlink()
+    run = dsort(manifest, workers=workers)
+    assert run.code == EXIT_CODES[Reason.VERIFICATION_FAILED]
+    assert "out-000003.tar: is missing" in run.error
+
+
+def test_a_result_that_was_moved_away_is_made_again_whatever_was_left_of_its_run(
+    source: Path, wanted: list[bytes], tmp_path: Path
+) -> None:
+    manifest, target = shuffle(source, tmp_path / "out"), tmp_path / "out"
+    killed_when_written(manifest, tmp_path / "gate")
+    (tmp_path / "elsewhere").mkdir()
+    for path in target.iterdir():
+        if path.name != ".dsort":
+            path.rename(tmp_path / "elsewhere" / path.name)
+    assert dsort(manifest, workers=2).result["state"] == "Complete"
+    assert contents(target) == contents(tmp_path / "elsewhere") == wanted
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_check_of_an_earlier_result_that_is_broken_off_says_nothing_of_it(
+    source: Path, wanted: list[bytes], tmp_path: Path, number: signal.Signals
+) -> None:
+    manifest, target = shuffle(source, tmp_path / "out"), tmp_path / "out"
+    dsort(manifest, workers=2)
+    (target / "out-000003.tar").unlink()
+    gate = Gate(tmp_path / "gate", "List", 0)
+    with Command(manifest, {"workers": 2}, gate.environment) as command:
+        gate.reached()
+        command.process.send_signal(number)
+        gate.open()
+        run = command.end(within=30)
+    assert run.code == 128 + number
+    assert number.name in run.error
+    assert contents(target) == wanted[:3] + wanted[4:]
+    assert (target / "dsort-manifest.json").exists()
+
+
 def test_what_a_killed_run_left_is_taken_back_by_the_next_job_of_another_spec(
     source: Path, tmp_path: Path
 ) -> None:
@@ -319,13 +400,43 @@ def test_an_input_that_changed_mid_job_fails_it(
         change(paths[0] if point == "Scan" else paths[3])
         gate.open()
         run = command.end()
-    if point == "Publish" and run.code == 0:
-        # The rank that owns the shard had already seen that it is as it was listed, after its last byte was read.
-        check_result(tmp_path / "out")
-        return
     assert run.code == EXIT_CODES[Reason.INPUT_CHANGED], run
     assert "in-000" in run.error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_an_input_that_changed_while_a_slower_rank_still_read_it_fails_the_job(
+    tmp_path: Path, network: bool
+) -> None:
+    """Though the rank whose share it is has written all of its own shards before."""
+    paths = make_shards(tmp_path / "in", shards=4, records=20)
+    manifest = job(tmp_path / "in", tmp_path / "out", output={"recordsPerShard": 12})
+    gate = Gate(tmp_path / "gate", "Create", 0)
+    with Command(manifest, {"workers": 2, "network": network}, gate.environment) as command:
+        gate.reached()
+        # Of seven shards the first four begin in the first half of the records.
+        wait_until(lambda: len(list((tmp_path / "out").glob(".dsort/*/commits/*.json"))) == 3, what="rank 1")
+        rewritten(paths[3])
+        gate.open()
+        run = command.end()
+    assert run.code == EXIT_CODES[Reason.INPUT_CHANGED], run
+    assert "in-0003.tar changed while the job ran" in run.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corrupt_input_that_was_left_out_and_has_changed_since_fails_the_job(tmp_path: Path) -> None:
+    paths = make_shards(tmp_path / "in", shards=4, records=20)
+    paths[1].write_bytes(b"no archive")
+    manifest = shuffle(tmp_path / "in", tmp_path / "out", records={"corruptShards": "Warn"})
+    gate = Gate(tmp_path / "gate", "Create", 0)
+    with Command(manifest, {"workers": 2}, gate.environment) as command:
+        gate.reached()
+        replaced(paths[1])
+        gate.open()
+        run = command.end()
+    assert run.code == EXIT_CODES[Reason.INPUT_CHANGED], run
+    assert "in-0001.tar changed while the job ran" in run.error
 
 
 def test_a_deadline_ends_the_job(source: Path, tmp_path: Path) -> None:
@@ -350,6 +461,13 @@ def test_the_same_job_again_after_success_says_so(source: Path, tmp_path: Path) 
     in_words = dsort(manifest, more=())
     assert "already complete" in in_words.stdout
     assert in_words.code == 0
+
+
+def test_the_same_job_again_finds_its_output_beside_its_input(tmp_path: Path) -> None:
+    make_shards(tmp_path, shards=3, records=20)
+    manifest = shuffle(tmp_path, tmp_path, input={"shards": ["in-{0000..0002}.tar"]})
+    first, again = (dsort(manifest, check=False, workers=2) for _ in range(2))
+    assert (first.result["state"], again.result["state"]) == ("Complete", "AlreadyComplete")
 
 
 def test_the_same_job_again_checks_the_output(source: Path, tmp_path: Path) -> None:

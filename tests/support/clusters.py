@@ -81,6 +81,7 @@ class Cluster:
             self._read = version, World.of(self.body)
         return replace(
             self._read[1],
+            held=self.finalizer,
             status=self.status,
             written=self.written,
             definition=self.definition,

@@ -17,6 +17,7 @@ from dsort_api.messages import (
     Phase,
     PlannedOutput,
     PlannedShard,
+    PlanTotals,
     Progress,
 )
 from dsort_api.reasons import Reason
@@ -144,5 +145,15 @@ def filled(percent: float, **more: Any) -> Memory:
 
 def planned(*shards: tuple[str, int, int]) -> Outcome:
     """The outcome of a dry run: name, bytes and records of each shard."""
+    return Outcome(state="Planned", plan=plan_of(*shards))
+
+
+def plan_of(*shards: tuple[str, int, int], counts: Counts | None = None) -> PlannedOutput:
+    """The plan of a dry run."""
     listed = [PlannedShard(name=name, bytes=size, records=records) for name, size, records in shards]
-    return Outcome(state="Planned", plan=PlannedOutput(shards=listed, counts=Counts()))
+    totals = PlanTotals(
+        shards=len(shards),
+        records=sum(records for _, _, records in shards),
+        bytes=sum(size for _, size, _ in shards),
+    )
+    return PlannedOutput(totals=totals, shards=listed, counts=counts or Counts())

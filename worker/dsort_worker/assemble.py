@@ -23,7 +23,7 @@ from dsort_worker.rows import Index
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.shardwriter import ShardWriter
 from dsort_worker.stream import Stream, Window
-from dsort_worker.threads import in_thread
+from dsort_worker.threads import WorkCancelled, in_thread
 from dsort_worker.window import Placer
 from dsort_worker.wire import MAX_SLICES, encode_slices
 
@@ -37,10 +37,6 @@ _STRETCH: Final = 32 << 20
 """Bytes of the stream whose slices are worked out in one go and then cut into such small windows: for one of them alone that
 would take a tenth of the time of reading it. What is known of them takes some hundred bytes a slice, so each throttle level
 halves the stretch; the window itself is as small as one of the least size already, and stays."""
-
-
-class AssemblyCancelled(Exception):
-    """The assembly was told to stop."""
 
 
 class Assembler:
@@ -91,7 +87,7 @@ class Assembler:
         for stretch in stream.windows(lambda: _STRETCH >> self._flows.level):
             for window in stretch.parts(min(_LOCAL_WINDOW, len(buffer))):
                 if self._cancelled():
-                    raise AssemblyCancelled
+                    raise WorkCancelled
                 gather(self._files, window.slices, buffer, window.places)
                 self._write(window, buffer)
                 self._on_written(window.records, window.size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from dsort_worker.merge import Runs, Sorting
 from dsort_worker.order import mix_array, sort_order
 from dsort_worker.rows import ROW, ROW_COST, U64, Index, RowBlock, Rows
 from dsort_worker.shardwriter import OutputShard
+from dsort_worker.threads import WorkCancelled
+
+_AT_ONCE: Final = 4096
+"""Collisions that are named between two looks at whether to go on."""
 
 
 def count_collisions(
@@ -40,14 +45,7 @@ def count_collisions(
         count += len(pairs)
         if reaction is Reaction.IGNORE:
             continue
-        for earlier, later in pairs.tolist():
-            shard = shards[int(np.searchsorted(ends, later, side="right"))].name
-            first, second = (
-                f"record {int(rows[index]['ordinal'])} of {inputs[int(rows[index]['shard'])]}"
-                for index in (earlier, later)
-            )
-            detail = f"{first} and {second} have the same key; readers may merge them"
-            finding = Finding(kind="collisions", shard=shard, member="", offset=0, detail=detail)
+        for finding in _named(pairs, rows, shards, ends=ends, inputs=inputs, cancelled=how.cancelled):
             if reaction is Reaction.ABORT:
                 raise DSortError(
                     Reason.KEY_COLLISION,
@@ -55,6 +53,33 @@ def count_collisions(
                 )
             report(finding)
     return count
+
+
+def _named(
+    pairs: Index,
+    rows: Rows,
+    shards: Sequence[OutputShard],
+    *,
+    ends: Index,
+    inputs: Sequence[str],
+    cancelled: Callable[[], bool],
+) -> Iterator[Finding]:
+    """Each collision by the names of its records. There may be as many as there are records: columns are taken at a time."""
+    for low in range(0, len(pairs), _AT_ONCE):
+        if cancelled():
+            raise WorkCancelled
+        part = pairs[low : low + _AT_ONCE]
+        outputs = np.searchsorted(ends, part[:, 1], side="right").tolist()
+        both = [
+            [f"record {ordinal} of {inputs[shard]}" for ordinal, shard in zip(*columns, strict=True)]
+            for columns in (
+                (rows["ordinal"][side].tolist(), rows["shard"][side].tolist())
+                for side in (part[:, 0], part[:, 1])
+            )
+        ]
+        for output, first, second in zip(outputs, *both, strict=True):
+            detail = f"{first} and {second} have the same key; readers may merge them"
+            yield Finding(kind="collisions", shard=shards[output].name, member="", offset=0, detail=detail)
 
 
 def _found(rows: Rows, ends: Index, *, how: Sorting) -> Iterator[Index]:

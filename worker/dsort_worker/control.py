@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -22,7 +21,7 @@ from pydantic import ValidationError
 from dsort_api.messages import Desired
 from dsort_api.protocol import SPOKEN, observed_text, refusal, version_of
 from dsort_worker.state import FINAL, RankState
-from dsort_worker.wire import http_url
+from dsort_worker.wire import http_url, is_bearer
 
 MOST_WAIT: Final = 30.0
 """Seconds a control request is held at the most."""
@@ -66,6 +65,8 @@ class ControlServer:
         self._stop: asyncio.Event | None = None
         self._changed: asyncio.Event | None = None
         self._error: BaseException | None = None
+        self.on_failure: Callable[[BaseException], None] = lambda _: None
+        """Called in the thread when the endpoint ends by itself, after it had started: nobody can reach the rank any more."""
         self.metrics_port = 0
         """Where metrics are served, once it has started."""
         self.final_answered = threading.Event()
@@ -102,9 +103,13 @@ class ControlServer:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001 - handed to start(), or the process is ending
+        except BaseException as error:  # noqa: BLE001 - handed to start(), or to whoever looks after the rank
+            if self._ready.is_set():
+                self.on_failure(error)
             self._error = error
             self._ready.set()
+        finally:
+            self.final_answered.set()  # nobody will be answered any more
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -151,7 +156,7 @@ class ControlServer:
         return web.json_response({"phase": self._state.phase, "rank": self._state.rank})
 
     async def _control(self, request: web.Request) -> web.Response:
-        if not hmac.compare_digest(request.headers.get("Authorization", ""), f"Bearer {self._token}"):
+        if not is_bearer(request.headers, self._token):
             return web.Response(status=401, text="this rank wants its job's bearer token")
         body = await request.read()
         try:

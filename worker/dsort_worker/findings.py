@@ -6,15 +6,13 @@ pass through rank 0. The first few also go to the driver, who prints them as war
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from dsort_api.messages import Warning as Notice
-from dsort_worker.staging import place
+from dsort_worker.staging import FINDINGS, Staging, unwritable
 from dsort_worker.state import RankState
 
 
@@ -34,17 +32,28 @@ class Finding:
         member = f": member {self.member}" if self.member else ""
         return f"shard {self.shard}{member}: {self.detail}"
 
+    def as_json(self) -> dict[str, str | int]:
+        """Its line in the file."""
+        return {
+            "kind": self.kind,
+            "shard": self.shard,
+            "member": self.member,
+            "offset": self.offset,
+            "detail": self.detail,
+        }
+
 
 class FindingsLog:
     """Collects a rank's findings; may be used from several threads.
 
-    path: the file, in the staging folder; None keeps only what the driver is told. folder: the output folder.
+    staging: where the file goes; None keeps only what the driver is told. Raises DSortError OutputUnwritable where it cannot
+    be written.
     """
 
-    def __init__(self, state: RankState, *, path: str | None, folder: str) -> None:
+    def __init__(self, state: RankState, *, staging: Staging | None) -> None:
         self._state = state
-        self._folder = folder
-        self.path = path
+        self._staging = staging
+        self._path = staging.findings_path(state.rank) if staging is not None else None
         self.count = 0
         self._lock = threading.Lock()
         self._lines: list[str] = []
@@ -54,43 +63,32 @@ class FindingsLog:
         self._state.warn(Notice(kind=finding.kind, message=finding.message))
         with self._lock:
             self.count += 1
-            if self.path is not None:
-                self._lines.append(json.dumps(asdict(finding)))
+            if self._path is not None:
+                self._lines.append(json.dumps(finding.as_json()))
                 if len(self._lines) >= 4096:
                     self._write()
 
     def close(self) -> None:
         """Flush to disk."""
         with self._lock:
-            if self.path is not None and self.count:
+            if self._path is not None and self.count:
                 self._write()
-                fd = os.open(self.path, os.O_RDONLY)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
+                with unwritable(self._path), open(self._path, "ab") as file:
+                    os.fsync(file.fileno())
 
     @property
     def name(self) -> str | None:
         """The file's name beside the output; None where there is nothing to name."""
-        return f"dsort-findings-{self._state.rank:05d}.jsonl" if self.count else None
+        return f"{FINDINGS}{self._state.rank:05d}.jsonl" if self.count else None
 
     def publish(self) -> None:
-        """Give the file its name beside the output, in place of the list of an older life of this rank."""
-        if self.path is None or self.name is None:
-            return
-        final = os.path.join(self._folder, self.name)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(final)
-        place(self.path, final)
-        if not os.path.exists(
-            self.path
-        ):  # it was moved; a copy stays, by which it can be told from a stranger's
-            shutil.copyfile(final, self.path)
+        """Give the file its name beside the output. Raises DSortError OutputExists where somebody else's has it."""
+        if self._staging is not None and self._path is not None and self.name is not None:
+            self._staging.publish_findings(self._path, self.name)
 
     def _write(self) -> None:
-        if self.path is None or not self._lines:
+        if self._path is None or not self._lines:
             return
-        with open(self.path, "a", encoding="utf-8") as file:
+        with unwritable(self._path), open(self._path, "a", encoding="utf-8") as file:
             file.write("\n".join(self._lines) + "\n")
         self._lines.clear()

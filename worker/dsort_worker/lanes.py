@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from dsort_worker.cgroup import oom_kills
+from dsort_worker.lastwords import MOST_WORDS
 from dsort_worker.termination import GRACE, SIGTERM_EXIT
 
 OOM_EXIT: Final = 137
@@ -30,16 +31,13 @@ _FAULT_EXIT: Final = 1
 _KILL_AFTER: Final = GRACE + 3.0
 """Seconds after which a lane that was told to end is killed."""
 
-_LAST_WORDS: Final = 4096
-"""Bytes that a pipe takes whole at once (PIPE_BUF)."""
-
 _LOOK: Final = 1.0
 """Seconds between two looks when no signal comes."""
 
 _PR_SET_PDEATHSIG: Final = 1
 
 Say = Callable[[bytes], None]
-"""Leaves a lane's last words, LAST_WORDS bytes at the most."""
+"""Leaves a lane's last words, MOST_WORDS bytes at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +142,7 @@ class _Lanes:
 
     def _last_words(self, lane: int) -> bytes:
         try:
-            return os.read(self._words[lane], _LAST_WORDS)
+            return os.read(self._words[lane], MOST_WORDS)
         except BlockingIOError:  # a process that the lane has left behind holds the other end
             return b""
 
@@ -178,7 +176,7 @@ def _be_lane(be: Callable[[], int], *, parent: int, mask: set[int | signal.Signa
 
 
 def _say(fd: int, words: bytes) -> None:
-    os.write(fd, words[:_LAST_WORDS])
+    os.write(fd, words[:MOST_WORDS])
 
 
 def die_with(parent: int) -> None:

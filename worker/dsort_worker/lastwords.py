@@ -10,21 +10,20 @@ from dsort_api.messages import Failure
 
 log: Final = logging.getLogger("dsort")
 
-MOST: Final = 4096
+MOST_WORDS: Final = 4096
 """Bytes that Kubernetes takes over, and that a pipe takes whole at once (PIPE_BUF)."""
 
 
 def last_words(reason: str, message: str, *, rank: int) -> bytes:
-    """The words as JSON of MOST bytes at the most; a message that is too long is cut."""
+    """The words as JSON of MOST_WORDS bytes at the most; a message that is too long is cut."""
     cut = len(message)
     while True:
         more = "" if cut == len(message) else "..."
         words = json.dumps({"reason": reason, "message": message[:cut] + more, "rank": rank}).encode()
-        if len(words) <= MOST:
+        if len(words) <= MOST_WORDS:
             return words
-        cut -= max(
-            1, (len(words) - MOST) // 6
-        )  # a character takes six bytes or less, in a surrogate pair twice that
+        # A character takes six bytes or less, in a surrogate pair twice that.
+        cut -= max(1, (len(words) - MOST_WORDS) // 6)
 
 
 def words_of(failure: Failure, *, rank: int) -> bytes:

@@ -27,11 +27,6 @@ class Listing:
     shards: tuple[PinnedInput, ...]
     missing: tuple[str, ...]
 
-    @property
-    def size(self) -> int:
-        """Bytes of all shards."""
-        return sum(shard.size for shard in self.shards)
-
 
 def take_listing(source: Input, *, root: str) -> Listing:
     """List and pin the shards of `source`, whose url is the folder `root` here.

@@ -21,6 +21,7 @@ from dsort_worker.order import Bound, compare_bounds, cut
 from dsort_worker.rows import Extent, Index, RowBlock, join_blocks
 from dsort_worker.rowstore import RowStore, RowWriter
 from dsort_worker.scratch import Scratch
+from dsort_worker.threads import WorkCancelled
 
 FAN_IN: Final = 64
 """Runs that are merged at once; a piece is read from each of them, so with more the pieces would be cut into crumbs."""
@@ -46,10 +47,6 @@ class Run:
 def whole(store: RowStore) -> Run:
     """All rows of a store."""
     return Run(store, 0, store.rows)
-
-
-class MergeCancelled(Exception):
-    """The merge was told to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +94,7 @@ class Runs:
     def merge(self, *, keys: bool = True, sample: int = 0) -> RowStore:
         """One sorted store of all rows, with their key bytes where `keys` says so, and with up to `sample` bounds.
 
-        The runs are gone afterwards. Raises DSortError (no space), MergeCancelled.
+        The runs are gone afterwards. Raises DSortError (no space), WorkCancelled.
         """
         files = [self._scratch] if self._scratch is not None else []
         runs, self._runs, self._scratch = self._runs, [], None
@@ -117,11 +114,6 @@ class Runs:
         finally:
             for file in files:
                 file.close()
-
-    def close(self) -> None:
-        """Give the scratch space back."""
-        if self._scratch is not None:
-            self._scratch.close()
 
     def _write(self, block: RowBlock, order: Index) -> None:
         if self._scratch is None:
@@ -144,7 +136,7 @@ def merge_runs(
     )
     for piece in _pieces(runs, room=how.room, descending=how.descending):
         if how.cancelled():
-            raise MergeCancelled
+            raise WorkCancelled
         block = join_blocks([run.store.load(run.low, run.high) for run in piece])
         writer.append(block, np.arange(len(block)) if len(piece) == 1 else how.sort(block))
     return writer.finish()

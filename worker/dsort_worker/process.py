@@ -18,6 +18,7 @@ from typing import Final
 
 from dsort_api.messages import Failure, JobDefinition, Outcome, Phase
 from dsort_api.reasons import EXIT_CODES, DSortError, Reason
+from dsort_worker import steps
 from dsort_worker.admission import Admission
 from dsort_worker.budget import Buffers, divide
 from dsort_worker.causes import reason_in, unexpected
@@ -28,6 +29,7 @@ from dsort_worker.flows import Flows
 from dsort_worker.locations import resolve
 from dsort_worker.peers import Patience, Peers
 from dsort_worker.pools import Pools
+from dsort_worker.publication import Publication
 from dsort_worker.rank import Rank
 from dsort_worker.rank0 import RankZero
 from dsort_worker.scan import Indexer
@@ -83,6 +85,8 @@ class Process:
         self._peers: Peers | None = None
         self._listed: Listed | None = None
         self._zero: RankZero | None = None
+        self._publication: Publication | None = None
+        self._unattended: Unattended | None = None
 
     async def run(self, control: ControlServer, termination: Termination) -> int:
         """Work until the end; returns the exit code."""
@@ -98,6 +102,11 @@ class Process:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and with it all that could be told
                 loop.call_soon_threadsafe(self._told.set)
 
+        def unreachable(error: BaseException) -> None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._fail, unexpected(error, where="the control endpoint"))
+
+        control.on_failure = unreachable
         self._state.on_told = told
         self._told.set()  # an order may have come before
         async with asyncio.TaskGroup() as group:
@@ -129,7 +138,7 @@ class Process:
             self._work.cancel()
 
     def _fail(self, error: DSortError) -> None:
-        """A server found out that the job cannot go on."""
+        """A server found out that this rank cannot go on."""
         if self._error is None:
             self._error = error
             self._end_work()
@@ -151,7 +160,8 @@ class Process:
         try:
             outcome = await self._job()
         except asyncio.CancelledError:
-            pass
+            if done := self._published():  # the order to end came too late: there is nothing left to stop
+                self._state.finish(done)
         except (BaseExceptionGroup, Exception) as error:  # noqa: BLE001 - reported, with its trace in the log
             self._error = self._error or reason_in(error) or self._unexpected(error)
         else:
@@ -175,21 +185,18 @@ class Process:
         staging = Staging(output_root, job=job.id, epoch=state.epoch, ranks=job.ranks)
         kept = not job.spec.dry_run
         unattended = Unattended(staging) if kept and settings.unattended else None
-        if unattended and (done := await unattended.published()):
-            if settings.rank == 0:
-                unattended.remove()
-            return done
-        if kept and staging.publishing() and (path := staging.published()):
-            return Outcome(state="Complete", manifest=path)  # this rank was replaced at the very end
+        if kept:
+            self._publication = Publication(staging, recurs=not unattended)
+            self._unattended = unattended
+            if done := await asyncio.to_thread(self._published):
+                return done  # this rank was replaced at the very end
         division = divide(await self._budget)
         state.reserve(division.reserved)
         if kept:
             staging.create()
         if unattended:
             await unattended.lock()
-        findings = FindingsLog(
-            state, path=staging.findings_path(settings.rank) if kept else None, folder=output_root
-        )
+        findings = FindingsLog(state, staging=staging if kept else None)
         async with contextlib.AsyncExitStack() as stack:
             pools = Pools(windows=division.windows)
             stack.callback(pools.close_all)
@@ -220,14 +227,14 @@ class Process:
             )
             decisions = None
             if settings.rank == 0:
-                self._zero = RankZero(
-                    job, staging=staging, input_root=input_root, output_root=output_root, findings=findings
-                )
+                self._zero = RankZero(job, staging=staging, input_root=input_root, output_root=output_root)
                 decisions = Decisions(
                     self._zero.decides(),
                     ranks=job.ranks,
                     folder=staging.plan if kept else None,
+                    epoch=state.epoch,
                     threads=pools.decide,
+                    anew={steps.PUBLISH},  # the manifest may have been taken away meanwhile
                 )
             offers = Offers()
             server = DataServer(
@@ -259,6 +266,7 @@ class Process:
                 room=division.rows,
                 open_files=_open_files(),
                 short_circuit=settings.short_circuit and job.spec.workers.short_circuit,
+                list_plan=not settings.unattended,
                 state=state,
                 peers=peers,
                 offers=offers,
@@ -270,14 +278,21 @@ class Process:
                 cancelled=self._cancelled.is_set,
                 indexer=settings.indexer,
             )
-            if unattended and settings.rank:
-                return await unattended.unless_published(rank.run(), on_manifest=self._cancelled.set)
+            if self._publication and settings.rank:
+                return await self._publication.or_else(rank.run(), on_manifest=self._cancelled.set)
             outcome = await rank.run()
             if decisions is not None:
                 await decisions.farewell(wait=FAREWELL)
                 if unattended:
                     unattended.remove()
             return outcome
+
+    def _published(self) -> Outcome | None:
+        """How the job ended, when it has been published whole; then nothing that is staged is needed any more."""
+        done = self._publication.outcome() if self._publication else None
+        if done and self._unattended and self._settings.rank == 0:
+            self._unattended.remove()
+        return done
 
     def _on_listed(self, listed: Listed) -> None:
         if self._zero is not None:

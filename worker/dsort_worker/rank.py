@@ -15,20 +15,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from dsort_api.messages import Outcome, Phase, PlannedOutput, PlannedShard, Totals
+from dsort_api.messages import Outcome, Phase, PlannedOutput, PlannedShard, PlanTotals, Totals
 from dsort_api.reasons import DSortError, Reason
-from dsort_api.spec import DSortJobSpec
+from dsort_api.spec import DSortJobSpec, Reaction
 from dsort_api.templates import OutputTemplate
 from dsort_worker import packing, steps
 from dsort_worker.assemble import Assembler
 from dsort_worker.collisions import count_collisions
 from dsort_worker.decisions import Decisions
-from dsort_worker.findings import FindingsLog
+from dsort_worker.findings import Finding, FindingsLog
 from dsort_worker.flows import Flows
 from dsort_worker.layout import extended, packing_rule, shards_of
 from dsort_worker.merge import Run
@@ -47,7 +48,9 @@ from dsort_worker.steps import Document, Listed
 from dsort_worker.stream import Stream
 from dsort_worker.threads import in_thread
 
-_BEHIND = 8
+log: Final = logging.getLogger("dsort.rank")
+
+_BEHIND: Final = 8
 """Shards that may wait for the disk behind the one being written."""
 
 
@@ -66,6 +69,7 @@ class Rank:
         room: int,
         open_files: int,
         short_circuit: bool,
+        list_plan: bool,
         state: RankState,
         peers: Peers,
         offers: Offers,
@@ -84,6 +88,7 @@ class Rank:
         self._staging = staging
         self._open_files = open_files
         self._short_circuit = short_circuit
+        self._list_plan = list_plan
         self._state = state
         self._peers = peers
         self._offers = offers
@@ -113,7 +118,7 @@ class Rank:
         if self._spec.dry_run:
             return await self._plan(scanned, shards, listed)
         await self._create(block, shards, listed, files)
-        outcome = await self._publish(scanned, shards, files)
+        outcome = await self._publish(scanned, shards, listed, files)
         files.close()
         return outcome
 
@@ -121,7 +126,14 @@ class Rank:
         self._state.enter(Phase.LIST)
         listed = steps.read_listed(await self._step(steps.LIST, {}))
         self._on_listed(listed)
+        if self._rank == 0 and self._spec.input.missing_shards is Reaction.WARN:
+            for name in listed.missing:  # in every life: the list of an earlier one is not this one's
+                self._findings.report(Finding("missingShards", name, "", 0, "is missing"))
         return listed
+
+    def _share(self, listed: Listed) -> range:
+        """The ordinals of the shards that this rank scans."""
+        return range(listed.first[self._rank], listed.first[self._rank + 1])
 
     async def _scan(self, listed: Listed, files: ShardFiles) -> Scanned:
         counters = Counters()
@@ -129,7 +141,7 @@ class Rank:
         return await in_thread(
             self._pools.compute,
             scan_share,
-            range(listed.first[self._rank], listed.first[self._rank + 1]),
+            self._share(listed),
             self._spec,
             files=files,
             index=self._indexer
@@ -197,7 +209,7 @@ class Rank:
         first = int(cells.first[1]) if len(cells) > 1 else len(block)
         if self._rank:
             self._offers.cell.set(await in_thread(self._pools.compute, self._ordering.head, block, first))
-        numbering, _ = steps.read_numbering(
+        numbering = steps.read_numbering(
             await self._step(steps.NUMBER, steps.cells_report(cells.range)), rank=self._rank
         )
         shards = shards_of(cells, len(block), numbering=numbering, template=self._template)
@@ -224,18 +236,33 @@ class Rank:
     async def _plan(self, scanned: Scanned, shards: list[OutputShard], listed: Listed) -> Outcome:
         """Dry run: rank 0 answers with the shards that all ranks would build."""
         report = {
-            "shards": [[shard.number, shard.name, shard.size, shard.records] for shard in shards],
+            "totals": [
+                len(shards),
+                sum(shard.records for shard in shards),
+                sum(shard.size for shard in shards),
+            ],
+            "shards": [[shard.number, shard.name, shard.size, shard.records] for shard in shards]
+            if self._list_plan
+            else [],
             "counts": self._counts(scanned),
         }
         decision = await self._step(steps.PLAN, report)
         if self._rank:
             return Outcome(state="Planned")
-        every = sorted(entry for one in decision["reports"] for entry in one["shards"])
-        counts = steps.add_counts(decision["reports"]).model_copy(
+        reports = decision["reports"]
+        number, records, size = (
+            sum(column) for column in zip(*(one["totals"] for one in reports), strict=True)
+        )
+        log.info("planned: %d shards of %d records, %d bytes", number, records, size)
+        counts = steps.add_counts(reports).model_copy(
             update={"shards_listed": len(listed.shards), "shards_missing": len(listed.missing)}
         )
-        planned = [PlannedShard(name=name, bytes=size, records=records) for _, name, size, records in every]
-        return Outcome(state="Planned", plan=PlannedOutput(shards=planned, counts=counts))
+        planned = [
+            PlannedShard(name=name, bytes=size, records=records)
+            for _, name, size, records in sorted(entry for one in reports for entry in one["shards"])
+        ]
+        totals = PlanTotals(shards=number, records=records, bytes=size)
+        return Outcome(state="Planned", plan=PlannedOutput(totals=totals, shards=planned, counts=counts))
 
     async def _create(
         self, block: RowBlock, shards: list[OutputShard], listed: Listed, files: ShardFiles
@@ -291,18 +318,20 @@ class Rank:
                 done.add(shard.number)
         return done
 
-    async def _publish(self, scanned: Scanned, shards: list[OutputShard], files: ShardFiles) -> Outcome:
+    async def _publish(
+        self, scanned: Scanned, shards: list[OutputShard], listed: Listed, files: ShardFiles
+    ) -> Outcome:
         """Wait until every rank has committed its shards, give the own ones their names, wait for the manifest."""
         self._state.enter(Phase.PUBLISH)
-        await in_thread(self._pools.compute, files.check_unchanged, sorted(scanned.records))
         await in_thread(self._pools.compute, self._findings.close)
         await self._step(steps.COMMIT, {})
+        # Only now has every rank read all that it needs of them, so only now can it be said that they are what was listed.
+        await in_thread(self._pools.compute, files.check_unchanged, self._share(listed))
         await in_thread(self._pools.compute, self._publish_shards, shards)
         report = {
             "counts": self._counts(scanned),
             "records": {str(shard): records for shard, records in scanned.records.items()},
             "findings": self._findings.name,
-            "epoch": self._state.epoch,
         }
         decision = await self._step(steps.PUBLISH, report)
         return Outcome(

@@ -16,11 +16,10 @@ from dsort_api.manifest import InputShard, Manifest, ManifestJob, OutputShardRec
 from dsort_api.messages import JobDefinition, Totals
 from dsort_api.quantity import several
 from dsort_api.reasons import DSortError, Reason
-from dsort_api.spec import DSortJobSpec, Reaction, job_fingerprint
+from dsort_api.spec import DSortJobSpec, job_fingerprint
 from dsort_api.templates import OutputTemplate
 from dsort_worker import steps
 from dsort_worker.decisions import Decide
-from dsort_worker.findings import Finding, FindingsLog
 from dsort_worker.listing import Listing, take_listing
 from dsort_worker.staging import MANIFEST, Staging, place, sync_folder, unwritable
 from dsort_worker.steps import Document, Listed
@@ -37,14 +36,12 @@ class RankZero:
         staging: Staging,
         input_root: str,
         output_root: str,
-        findings: FindingsLog,
     ) -> None:
         self._job = job
         self._spec = job.spec
         self._staging = staging
         self._input_root = input_root
         self._output_root = output_root
-        self._findings = findings
         self._started = time.time()
         self._template = OutputTemplate.parse(job.spec.output.name)
         self.listed = Listed((), (), ())
@@ -76,9 +73,6 @@ class RankZero:
                 f"{self._spec.input.url} changed while the job started (shard {newest.name} was modified last); run the job "
                 "again",
             )
-        if self._spec.input.missing_shards is Reaction.WARN:
-            for name in listing.missing:
-                self._findings.report(Finding("missingShards", name, "", 0, "is missing"))
         return steps.listed_document(self._pinned(listing, len(reports)))
 
     def _refuse_outputs_as_inputs(self) -> None:
@@ -116,7 +110,7 @@ class RankZero:
                 f"spec.output.url: {path} is the result of another job ({manifest.run.name}): "
                 f"{_what_differs(self._spec, manifest.spec)}; move it away or choose another output",
             )
-        verify_output(self._output_root)
+        verify_output(self._output_root, inputs=[self._input_root])
         return path
 
     def _number(self, reports: Sequence[Document]) -> Document:
@@ -134,7 +128,8 @@ class RankZero:
         return decision
 
     def _check_names_free(self, needed: int) -> None:
-        taken = set(os.listdir(self._output_root))
+        with unwritable(self._output_root):
+            taken = set(os.listdir(self._output_root))
         mine = {commit.name: commit for commit in self._staging.commits()} if taken else {}
         for number in range(needed):
             name = self._template.name(number)
@@ -200,12 +195,9 @@ class RankZero:
             counts=counts,
         )
         path = os.path.join(self._output_root, MANIFEST)
-        temporary = os.path.join(self._staging.home, f"{MANIFEST}.{os.getpid()}")
+        temporary = self._staging.manifest_path()
         with unwritable(path):
             sync_folder(self._output_root)  # the shards' names are on disk before the manifest says so
-            _unlink(
-                temporary
-            )  # an earlier life of the same process id may have died when it was the manifest already
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(manifest.model_dump_json(by_alias=True, indent=1, exclude_none=True))
                 file.write("\n")
@@ -220,7 +212,8 @@ class RankZero:
                         f"spec.output.url: {path} was put there while the job ran; move it away or choose another output",
                     ) from None
             finally:
-                _unlink(temporary)
+                with contextlib.suppress(FileNotFoundError):  # moved, where there are no hard links
+                    os.unlink(temporary)
             sync_folder(self._output_root)
         return {"manifest": path, "totals": _totals(manifest).model_dump()}
 
@@ -249,11 +242,6 @@ def _what_differs(now: DSortJobSpec, then: DSortJobSpec) -> str:
         if fields
         else "the input shards have changed"
     )
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def _is_same(path: str, manifest: Manifest) -> bool:

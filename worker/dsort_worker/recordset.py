@@ -69,7 +69,7 @@ def collect(
             found = _hash_shard(os.path.join(folder, name), index, buffer)
         except DSortError as error:
             if error.reason is not Reason.CORRUPT_SHARD or not skip_corrupt(name):
-                unreadable.append(Difference(name, error.message))
+                unreadable.append(Difference(name, error.message.removeprefix(f"shard {name}: ")))
             continue
         hashes.append(found)
         places.append(np.full(len(found), place, np.uint32))

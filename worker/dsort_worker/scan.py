@@ -95,9 +95,8 @@ def scan_share(
                 raise
             scanned.corrupt += 1
             if spec.records.corrupt_shards is Reaction.WARN:
-                findings.report(
-                    Finding("corruptShards", files.name(ordinal), "", 0, f"left out: {error.message}")
-                )
+                why = error.message.removeprefix(f"shard {files.name(ordinal)}: ")
+                findings.report(Finding("corruptShards", files.name(ordinal), "", 0, f"left out: {why}"))
         else:
             for part in _parts(found, room=room):
                 if len(rows) and (rows.extent + part.extent).cost > room:

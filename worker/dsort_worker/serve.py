@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hmac
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -46,6 +45,7 @@ from dsort_worker.wire import (
     checksum_bytes,
     decode_slices,
     http_url,
+    is_bearer,
 )
 
 log: Final = logging.getLogger("dsort.serve")
@@ -93,7 +93,7 @@ class DataServer:
         self._offers = offers
         self._job = job
         self._epoch = epoch
-        self._token = f"Bearer {token}"
+        self._token = token
         self._admission = admission
         self._threads = threads
         self._decisions = decisions
@@ -136,7 +136,7 @@ class DataServer:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         headers = request.headers
-        if not hmac.compare_digest(headers.get("Authorization", ""), self._token):
+        if not is_bearer(headers, self._token):
             return web.Response(status=401, text="this rank wants its job's bearer token")
         if headers.get(PROTOCOL_HEADER) not in _SPOKEN:
             return web.Response(status=426, text=refusal(headers.get(PROTOCOL_HEADER)))

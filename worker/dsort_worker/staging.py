@@ -147,10 +147,7 @@ class Staging:
                 place(staged, final)
             except (FileExistsError, FileNotFoundError):
                 if not self.is_mine(commit):
-                    raise DSortError(
-                        Reason.OUTPUT_EXISTS,
-                        f"spec.output: {final} was put there while the job ran; move it away or choose another output",
-                    ) from None
+                    raise _put_there(final) from None
 
     def is_mine(self, commit: Commit) -> bool:
         """Whether the file of that name in the output folder is the one this job staged."""
@@ -224,13 +221,33 @@ class Staging:
                 removed += 1
         return removed
 
+    def manifest_path(self) -> str:
+        """Where this epoch of rank 0 writes the manifest."""
+        return os.path.join(self.home, f"{MANIFEST}.{self._epoch}")
+
     def findings_path(self, rank: int) -> str:
         """Where this epoch of a rank collects its findings."""
         return os.path.join(self.home, f"{FINDINGS}{rank:05d}.{self._epoch}.jsonl")
 
+    def publish_findings(self, collected: str, name: str) -> None:
+        """Give a file of findings its name in the output folder, in place of the list of an older life of that rank."""
+        final = os.path.join(self.output, name)
+        with unwritable(final):
+            if self._is_my_findings(name):
+                os.unlink(final)
+            try:
+                place(collected, final)
+            except FileExistsError:
+                if not os.path.samefile(collected, final):  # else it was done, and the answer was lost
+                    raise _put_there(final) from None
+            if not os.path.exists(
+                collected
+            ):  # it was moved; a copy stays, by which it can be told from a stranger's
+                shutil.copyfile(final, collected)
+
     def _is_my_findings(self, name: str) -> bool:
         final = os.path.join(self.output, name)
-        return any(
+        return os.path.exists(final) and any(
             filecmp.cmp(os.path.join(self.home, mine), final, shallow=False)  # the same file, or a copy of it
             for mine in self._names(self.home)
             if mine.startswith(FINDINGS)
@@ -243,17 +260,24 @@ class Staging:
         except FileNotFoundError:
             return []
 
+    def empty(self) -> None:
+        """Remove all that is in the staging folder, but the lock."""
+        with unwritable(self.home):
+            for name in self._names(self.home):
+                path = os.path.join(self.home, name)
+                if os.path.isdir(path) and not os.path.islink(path):
+                    shutil.rmtree(path)
+                elif name != LOCK:
+                    os.unlink(path)
+
     def remove(self) -> None:
         """Remove the staging folder, the lock last, so that who waits for it meets no folder half removed; and `.dsort` when
         no other job has one there.
         """
+        self.empty()
         with unwritable(self.home):
-            for name in sorted(self._names(self.home), key=lambda name: name == LOCK):
-                path = os.path.join(self.home, name)
-                if os.path.isdir(path) and not os.path.islink(path):
-                    shutil.rmtree(path)
-                else:
-                    os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.home, LOCK))
             try:
                 os.rmdir(self.home)
             except OSError as error:
@@ -300,6 +324,13 @@ def remove_made(folders: Iterable[str]) -> None:
             os.rmdir(path)
         except OSError:
             return
+
+
+def _put_there(final: str) -> DSortError:
+    return DSortError(
+        Reason.OUTPUT_EXISTS,
+        f"spec.output: {final} was put there while the job ran; move it away or choose another output",
+    )
 
 
 def _manifest(path: str) -> dict[str, Any]:

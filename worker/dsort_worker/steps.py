@@ -5,8 +5,8 @@
     total    rows and bytes of each rank's key range -> all of them
     number   cells of each rank's rows -> output shard numbers
     plan     (dry run) the shards that each rank would build -> all of them
-    commit   every shard is committed, with each rank's counts -> publishing may begin
-    publish  every shard has its name -> the manifest is written
+    commit   every shard is committed -> publishing may begin
+    publish  every shard has its name, with each rank's counts -> the manifest is written
 
 Pure: documents in, documents out. What needs a disk is in `rank0`.
 """
@@ -136,10 +136,10 @@ def number(reports: Sequence[Document]) -> Document:
     }
 
 
-def read_numbering(document: Document, *, rank: int) -> tuple[Numbering, int]:
-    """A rank's numbering, and the number of output shards of the job."""
+def read_numbering(document: Document, *, rank: int) -> Numbering:
+    """A rank's numbering."""
     first, foreign, later = document["numbering"][rank]
-    return Numbering(first, foreign, tuple(later)), document["shards"]
+    return Numbering(first, foreign, tuple(later))
 
 
 def add_counts(reports: Sequence[Document]) -> Counts:

@@ -17,8 +17,9 @@ from dsort_worker.tarbatch import Bools, NameFacts, harmless, name_facts, sizes,
 from dsort_worker.tarhash import hash_names
 from dsort_worker.tarheaders import BLOCK, FILE_TYPES, record_key
 from dsort_worker.tarmember import EXTENSIONS, Kind, Member, Source, read_member
-from dsort_worker.tarrecords import Batch, LeftOut, MemberLog, ScanCancelled
+from dsort_worker.tarrecords import Batch, LeftOut, MemberLog
 from dsort_worker.tarwalk import Collected, Walker
+from dsort_worker.threads import WorkCancelled
 
 _EXACT: Final = 64
 """Members that are read one by one when the walk was wrong, before it is tried again; doubled each time."""
@@ -53,10 +54,10 @@ class Scan:
         return read_member(self.source, block)
 
     def walk(self, *, plainly: bool = True) -> None:
-        """Go to the end of the archive. plainly=False: every member by itself. Raises CorruptTar, ScanCancelled."""
+        """Go to the end of the archive. plainly=False: every member by itself. Raises CorruptTar, WorkCancelled."""
         while not self.ended:
             if self._cancelled():
-                raise ScanCancelled
+                raise WorkCancelled
             if plainly and self._by_batch():
                 self._distrust = _EXACT
             elif not self.ended:

@@ -20,14 +20,11 @@ from dsort_worker.rows import U8, U32, U64, Index, packed_keys
 from dsort_worker.tarhash import hash_names
 from dsort_worker.tarheaders import record_key, shown
 from dsort_worker.tarmember import Kind, Member
+from dsort_worker.threads import WorkCancelled
 
 Bools = npt.NDArray[np.bool_]
 _EVERY: Final = 1024
 _NO_EXTRA: Final = np.empty((0, 2), dtype=np.uint32)
-
-
-class ScanCancelled(Exception):
-    """The scan was told to stop."""
 
 
 class Grouping(Enum):
@@ -135,7 +132,7 @@ def assemble(
     """Make the records of a shard, or what else `grouping` says.
 
     lost_keys: the keys of members that were left out already (their records may have no other). read(block): the member
-    that starts there, read again. Raises ScanCancelled.
+    that starts there, read again. Raises WorkCancelled.
     """
     members = log.join()
     first = ~members.same
@@ -153,7 +150,7 @@ def assemble(
         place = heads[runs]
         for step, group in enumerate(_groups(members.key_hash[runs], suspects)):
             if step % _EVERY == 0 and cancelled():
-                raise ScanCancelled
+                raise WorkCancelled
             _decide(group, [read(block) for block in start[group].tolist()], place, left_out, lost)
         order = np.argsort(place, kind="stable")
         order = order[np.searchsorted(place[order], 0) :]

@@ -20,9 +20,10 @@ from dsort_worker.shardreader import ShardReader
 from dsort_worker.tarheaders import BLOCK, shown
 from dsort_worker.tarmember import CorruptTar, Source
 from dsort_worker.tarmembers import Scan
-from dsort_worker.tarrecords import Grouping, LeftOut, Records, ScanCancelled, assemble
+from dsort_worker.tarrecords import Grouping, LeftOut, Records, assemble
+from dsort_worker.threads import WorkCancelled
 
-__all__ = ["BLOCK", "Finding", "Grouping", "ScanCancelled", "ScanCounts", "ShardIndex", "scan_tar"]
+__all__ = ["BLOCK", "Finding", "Grouping", "ScanCounts", "ShardIndex", "scan_tar"]
 
 SHARD_LIMIT: Final = BLOCK << 32
 """Bytes: offsets are u4 numbers of blocks."""
@@ -84,7 +85,7 @@ def scan_tar(
     archive proved sound. cancelled is asked at every batch.
 
     Raises DSortError: CorruptShard, InputChanged, InputUnreadable, or the reason of a reaction Abort, naming the first
-    culprit. Raises ScanCancelled.
+    culprit. Raises WorkCancelled.
     """
     if size > SHARD_LIMIT:
         raise DSortError(
@@ -118,7 +119,7 @@ def _trailing_data(source: Source, begin: int, cancelled: Callable[[], bool]) ->
     """The offset of the first byte other than zero from `begin` on, or None."""
     while begin < source.size:
         if cancelled():
-            raise ScanCancelled
+            raise WorkCancelled
         part = source.read(begin, min(_TAIL, source.size - begin))
         rest = part.lstrip(b"\x00")
         if rest:

@@ -16,6 +16,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class WorkCancelled(Exception):
+    """Work in a thread was told to stop, and has."""
+
+
 async def in_thread(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run function(*args, **kwargs) in the executor; when this returns or raises, the thread is done with it."""
     future = asyncio.get_running_loop().run_in_executor(executor, lambda: function(*args, **kwargs))

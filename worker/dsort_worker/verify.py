@@ -78,13 +78,13 @@ class Verification:
             )
 
 
-def verify_output(output: str) -> Verification:
+def verify_output(output: str, *, inputs: Iterable[str] = ()) -> Verification:
     """Check the shards in the folder `output` against the manifest there: names, sizes, checksums.
 
-    Raises DSortError VerificationFailed naming the first difference; InputUnreadable when there is no
+    `inputs` are folders whose pinned shards may lie beside the outputs. Raises DSortError VerificationFailed naming the first difference; InputUnreadable when there is no
     manifest, or something cannot be read.
     """
-    found = check_shards(output, read_manifest(output))
+    found = check_shards(output, read_manifest(output), inputs=inputs)
     found.demand()
     return found
 

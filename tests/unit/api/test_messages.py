@@ -22,6 +22,7 @@ from dsort_api.messages import (
     Phase,
     PlannedOutput,
     PlannedShard,
+    PlanTotals,
     Progress,
     Stop,
 )
@@ -68,7 +69,9 @@ EXAMPLES: list[BaseModel] = [
         outcome=Outcome(
             state="Planned",
             plan=PlannedOutput(
-                shards=[PlannedShard(name="a-0.tar", bytes=10240, records=3)], counts=Counts(records_in=3)
+                totals=PlanTotals(shards=1, records=3, bytes=10240),
+                shards=[PlannedShard(name="a-0.tar", bytes=10240, records=3)],
+                counts=Counts(records_in=3),
             ),
         ),
     ),

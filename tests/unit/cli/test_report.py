@@ -10,13 +10,14 @@ import signal
 import pytest
 
 from dsort_api.manifest import Counts
-from dsort_api.messages import Failure, Memory, Observed, Phase, PlannedOutput, PlannedShard, Progress
+from dsort_api.messages import Failure, Memory, Observed, Phase, Progress
 from dsort_api.reasons import Reason
 from dsort_cli.figures import Figures, RankFigures
 from dsort_cli.live import LiveReporter
 from dsort_cli.report import JsonReporter, LineReporter, QuietReporter, line, say
 from dsort_cli.signals import Signals
 from dsort_cli.summary import Summary, plan_table
+from tests.support.worlds import plan_of
 
 FIGURES = Figures(
     phase=Phase.CREATE,
@@ -111,8 +112,8 @@ def test_the_summary_has_amounts_rate_memory_and_the_manifest() -> None:
 
 
 def test_a_long_plan_is_cut_and_says_so() -> None:
-    shards = [PlannedShard(name=f"o-{number}.tar", bytes=1024, records=2) for number in range(50)]
-    rows = plan_table(PlannedOutput(shards=shards, counts=Counts(duplicates=3, records_in=100)))
+    shards = [(f"o-{number}.tar", 1024, 2) for number in range(50)]
+    rows = plan_table(plan_of(*shards, counts=Counts(duplicates=3, records_in=100)))
     assert rows[1].split() == ["o-0.tar", "2", "1,024"]
     assert rows[-2] == "... and 10 more (--json lists all)"
     assert rows[-1] == "passed over: duplicates 3"

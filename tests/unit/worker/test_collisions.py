@@ -17,6 +17,7 @@ from dsort_worker.merge import Sorting
 from dsort_worker.order import sort_order
 from dsort_worker.rows import ROW, ROW_COST, Rows
 from dsort_worker.shardwriter import OutputShard
+from dsort_worker.threads import WorkCancelled
 
 DRAWN = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=40).map(
     lambda rows: sorted(rows, key=lambda row: row[1])
@@ -87,6 +88,13 @@ def test_the_first_one_ends_the_job_where_that_is_asked(room: int, tmp_path: Pat
         )
     assert caught.value.reason is Reason.KEY_COLLISION
     assert list(tmp_path.iterdir()) == []
+
+
+def test_naming_ends_when_the_rank_is_told_to() -> None:
+    rows, shards = planned([(1, 0)] * 5)
+    told = Sorting(room=100 * ROW_COST, sort=sort_order, folder=None, cancelled=lambda: True)
+    with pytest.raises(WorkCancelled):
+        count_collisions(rows, shards, how=told, reaction=Reaction.WARN, inputs=["in"], report=print)
 
 
 def test_rows_behind_four_billion_others_keep_their_places() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -85,7 +86,7 @@ def test_desired_goes_in_and_observed_comes_out(house: House) -> None:
 
 def test_what_is_not_for_this_rank_is_refused(house: House) -> None:
     good = Desired(memory_budget=5).model_dump_json()
-    for token in ("", "Bearer guess", "secret"):
+    for token in ("", "Bearer guess", "secret", "Bearer s\u00e9cret"):
         assert house.request(good, token=token)[0] == 401
     assert house.request("no json")[0] == 400
     assert house.request('{"wait_seconds": "soon"}')[0] == 400
@@ -122,6 +123,27 @@ def test_the_end_of_the_process_is_put_off_and_the_driver_not_waited_for(
     assert ended == [143]
     house.control.stop()
     house.control.terminate(within=0.0, code=143)  # the process is about to end by itself
+
+
+def test_an_endpoint_that_ends_by_itself_says_so() -> None:
+    """Nobody could reach the rank any more, and no order to end would."""
+    fails = threading.Event()
+    failures: list[BaseException] = []
+
+    async def watch() -> None:
+        await asyncio.to_thread(fails.wait, DEADLINE)
+        raise ValueError("something nobody expected")
+
+    control = ControlServer(RankState(rank=0, epoch="e"), host="127.0.0.1", port=0, token="t", watch=watch)
+    control.on_failure = failures.append
+    control.start()
+    assert failures == []
+    fails.set()
+    assert control.final_answered.wait(DEADLINE)
+    control.stop()
+    (failure,) = failures
+    assert isinstance(failure, BaseExceptionGroup)
+    assert [str(error) for error in failure.exceptions] == ["something nobody expected"]
 
 
 def test_health_needs_no_token(house: House) -> None:

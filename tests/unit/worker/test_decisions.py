@@ -6,8 +6,10 @@ import asyncio
 import errno
 import json
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from dsort_api.reasons import DSortError, Reason
 from dsort_worker.decisions import Decisions, Report
+from dsort_worker.staging import place
 from tests.support.waiting import DEADLINE, idle
 
 pytestmark = pytest.mark.asyncio
@@ -32,20 +35,33 @@ class Steps:
     def __init__(self) -> None:
         self.made = 0
         self.error: Exception | None = None
+        self.may_end = threading.Event()
+        self.may_end.set()
 
-    def decide(self, reports: list[Report]) -> dict[str, Any]:
+    def decide(self, reports: Sequence[Report]) -> dict[str, Any]:
+        self.may_end.wait(DEADLINE)
         self.made += 1
         if self.error is not None:
             raise self.error
         return {"reports": [report["value"] for report in reports], "made": self.made}
 
 
-def life(steps: Steps, pool: ThreadPoolExecutor, folder: Path | None, *, ranks: int = 3) -> Decisions:
+def life(
+    steps: Steps,
+    pool: ThreadPoolExecutor,
+    folder: Path | None,
+    *,
+    ranks: int = 3,
+    epoch: str = "e",
+    anew: Collection[str] = (),
+) -> Decisions:
     return Decisions(
         {"sum": steps.decide, "next": steps.decide},
         ranks=ranks,
         folder=str(folder) if folder else None,
+        epoch=epoch,
         threads=pool,
+        anew=anew,
     )
 
 
@@ -96,22 +112,97 @@ async def test_what_was_not_decided_is_decided_from_the_reports_that_come_anew(
     assert await ask_all(life(steps, pool, tmp_path), first=10) == [{"reports": [10, 11, 12], "made": 1}] * 3
 
 
-async def test_of_two_lives_the_first_word_holds(pool: ThreadPoolExecutor, tmp_path: Path) -> None:
+async def test_of_two_lives_the_first_word_holds(
+    pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the second does not see it when it looks, and writes its own while the first has not cleared away."""
     steps = Steps()
-    loads = Decisions._load
+    placed, go_on = threading.Event(), threading.Event()
 
-    class Late(Decisions):
-        """Does not see the file that the other life makes in this very moment."""
+    def place_and_wait(source: str, target: str) -> None:
+        place(source, target)
+        placed.set()
+        go_on.wait(DEADLINE)
 
-        def _load(self, step: str) -> bytes | None:
-            found = loads(self, step)
-            if found is None:
-                (tmp_path / "sum.json").write_text('{"reports": "the word of the other"}')
-            return found
-
-    decisions = Late({"sum": steps.decide}, ranks=1, folder=str(tmp_path), threads=pool)
-    assert await ask_all(decisions, ranks=1) == [{"reports": "the word of the other"}]
+    async with asyncio.timeout(DEADLINE):
+        with ThreadPoolExecutor(1) as another:
+            monkeypatch.setattr("dsort_worker.decisions.place", place_and_wait)
+            first = asyncio.create_task(ask_all(life(steps, another, tmp_path, ranks=1, epoch="a"), ranks=1))
+            await asyncio.to_thread(placed.wait)
+            monkeypatch.setattr("dsort_worker.decisions.place", place)
+            monkeypatch.setattr("dsort_worker.decisions._load", lambda _: None)
+            second = await ask_all(life(steps, pool, tmp_path, ranks=1, epoch="b"), ranks=1, first=50)
+            go_on.set()
+            assert await first == second == [{"reports": [0], "made": 1}]
+    assert json.loads((tmp_path / "sum.json").read_bytes()) == second[0]
     assert os.listdir(tmp_path) == ["sum.json"]
+
+
+async def test_a_decision_that_takes_long_is_nobodys_who_asks(pool: ThreadPoolExecutor) -> None:
+    """Who asks is told in time that there is none yet, and may hang up; it is made once."""
+    steps = Steps()
+    steps.may_end.clear()
+    decisions = life(steps, pool, None, ranks=2)
+    async with asyncio.timeout(DEADLINE):
+        assert await decisions.decide("sum", rank=0, report={"value": 0}, wait=0.01) is None
+        last = asyncio.create_task(decisions.decide("sum", rank=1, report={"value": 1}, wait=60))
+        assert await decisions.decide("sum", rank=0, report={"value": 0}, wait=0.01) is None
+        last.cancel()
+        await asyncio.wait([last])
+        steps.may_end.set()
+        assert await ask_all(decisions, ranks=2) == [{"reports": [0, 1], "made": 1}] * 2
+
+
+async def test_the_last_report_may_come_while_it_is_looked_whether_there_is_a_decision(
+    pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    decisions = life(Steps(), pool, tmp_path, ranks=2)
+    with held(pool):  # all looks wait
+        early = [
+            asyncio.create_task(decisions.decide("sum", rank=rank, report={"value": rank}, wait=60))
+            for rank in range(2)
+        ]
+        await idle()
+    async with asyncio.timeout(DEADLINE):
+        assert [json.loads(answer or b"") for answer in await asyncio.gather(*early)] == [
+            {"reports": [0, 1], "made": 1}
+        ] * 2
+
+
+async def test_what_may_have_been_undone_since_is_decided_by_every_life(
+    pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    steps = Steps()
+    for made in (1, 2):
+        decisions = life(steps, pool, tmp_path, anew={"sum"})
+        assert await ask_all(decisions) == [{"reports": [0, 1, 2], "made": made}] * 3
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_full_disk_is_told_as_one(
+    pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("dsort_worker.decisions.place", full)
+    error = await catch(
+        life(Steps(), pool, tmp_path, ranks=1).decide("sum", rank=0, report={"value": 0}, wait=DEADLINE)
+    )
+    assert (error.reason, error.message) == (
+        Reason.OUTPUT_UNWRITABLE,
+        f"{tmp_path}/sum.json: No space left on device",
+    )
+    assert os.listdir(tmp_path) == []
+
+
+@contextmanager
+def held(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """What the pool is asked for waits until the block ends."""
+    go_on = threading.Event()
+    pool.submit(go_on.wait, DEADLINE)
+    yield
+    go_on.set()
 
 
 async def test_a_file_system_without_hard_links_keeps_decisions_too(

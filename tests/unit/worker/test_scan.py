@@ -48,7 +48,7 @@ class House:
 
     def __init__(self, root: Path, output: Path) -> None:
         self.state = RankState(rank=0, epoch="e")
-        self.findings = FindingsLog(self.state, path=None, folder=str(output))
+        self.findings = FindingsLog(self.state, staging=None)
         self.files = ShardFiles([pin(str(root), name) for name in sorted(os.listdir(root))], root=str(root))
         self.counters = Counters()
         self.output = output

@@ -259,6 +259,9 @@ async def test_requests_meant_for_others_are_refused(root: Path) -> None:
     async with serving(files=files_of(root)) as rank:
         assert (await answer_to(rank, "/v1/slices", changed={"Authorization": ""}))[0] == 401
         assert (await answer_to(rank, "/v1/slices", changed={"Authorization": "Bearer guess"}))[0] == 401
+        assert (await answer_to(rank, "/v1/slices", changed={"Authorization": "Bearer s\u00e9cret"}))[
+            0
+        ] == 401
         code, text = await answer_to(rank, "/v1/slices", changed={"X-Dsort-Protocol": "99"})
         assert (code, text) == (426, "this rank speaks protocol 1 and 2, the request has 99")
         assert (await answer_to(rank, "/v1/slices", changed={"X-Dsort-Epoch": "e0"}))[0] == 409
@@ -329,13 +332,15 @@ async def test_ranks_of_two_versions_speak_the_newest_that_both_know(
 
 @contextmanager
 def deciding(ranks: int) -> Iterator[Decisions]:
-    def decide(reports: list[Report]) -> Report:
+    def decide(reports: Sequence[Report]) -> Report:
         if any(report.get("fail") for report in reports):
             raise DSortError(Reason.MISSING_SHARDS, "shard a.tar is missing")
         return {"sum": sum(report["value"] for report in reports)}
 
     with ThreadPoolExecutor(1) as threads:
-        yield Decisions({"sum": decide, "other": decide}, ranks=ranks, folder=None, threads=threads)
+        yield Decisions(
+            {"sum": decide, "other": decide}, ranks=ranks, folder=None, epoch="e", threads=threads
+        )
 
 
 async def test_steps_are_answered_when_all_have_reported() -> None:

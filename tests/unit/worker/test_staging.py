@@ -168,9 +168,7 @@ def test_take_back_removes_what_this_job_published_and_nothing_else(tmp_path: Pa
     (tmp_path / "out-0.tar").write_bytes(b"somebody's, and longer")
     (tmp_path / "README").write_text("mine")
     for staging, rank in ((mine, 0), (other, 1)):
-        log = FindingsLog(
-            RankState(rank=rank, epoch="e1"), path=staging.findings_path(rank), folder=str(tmp_path)
-        )
+        log = FindingsLog(RankState(rank=rank, epoch="e1"), staging=staging)
         log.report(Finding("duplicates", f"{rank}.tar", "", 0, "is there twice"))
         log.close()
         log.publish()

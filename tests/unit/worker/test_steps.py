@@ -77,15 +77,11 @@ def test_each_rank_reads_its_own_numbering() -> None:
         for cells in (CellRange(0, 1, 2), CellRange(1, 1, 1), CellRange(1, 3, 2))
     ]
     decision = wire(steps.number(reports))
-    assert steps.read_numbering(decision, rank=0) == (
+    assert [steps.read_numbering(decision, rank=rank) for rank in range(3)] == [
         Numbering(0, first_is_foreign=False, continues_on=(1, 2)),
-        3,
-    )
-    assert steps.read_numbering(decision, rank=1) == (
         Numbering(1, first_is_foreign=True, continues_on=(2,)),
-        3,
-    )
-    assert steps.read_numbering(decision, rank=2) == (Numbering(1, first_is_foreign=True, continues_on=()), 3)
+        Numbering(1, first_is_foreign=True, continues_on=()),
+    ]
 
 
 def test_counts_are_added_up() -> None:

@@ -12,7 +12,8 @@ from dsort_api.spec import RecordReactions
 from dsort_worker import tarmembers
 from dsort_worker.findings import Finding
 from dsort_worker.tarmember import Member, Source, read_member
-from dsort_worker.tarscan import SHARD_LIMIT, ScanCancelled, ScanCounts, scan_tar
+from dsort_worker.tarscan import SHARD_LIMIT, ScanCounts, scan_tar
+from dsort_worker.threads import WorkCancelled
 from tests.support.datasets import BAD_ARCHIVES, DIALECTS, Item, odd_items, record, tar_bytes
 from tests.support.tarblocks import END, base256, header, member, padded, pax
 from tests.support.tarscans import ABORT, IGNORE, WARN, opened, scan
@@ -250,7 +251,7 @@ def test_a_scan_can_be_cancelled_at_every_batch() -> None:
         asked = calls
         for before in range(asked):
             allowed, calls = before, 0
-            with pytest.raises(ScanCancelled):
+            with pytest.raises(WorkCancelled):
                 scan_tar(
                     fd,
                     name="s",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,11 +106,11 @@ async def question(endpoint: Endpoint) -> int:
 async def test_each_flow_has_a_connection_and_questions_wait_for_none(tmp_path: Path) -> None:
     make_shards(tmp_path / "in", shards=2, size=SIZE)
 
-    def decide(reports: list[Report]) -> Report:
+    def decide(reports: Sequence[Report]) -> Report:
         return {"sum": sum(report["value"] for report in reports)}
 
     with ThreadPoolExecutor(1) as threads:
-        decisions = Decisions({"sum": decide}, ranks=1, folder=None, threads=threads)
+        decisions = Decisions({"sum": decide}, ranks=1, folder=None, epoch="e", threads=threads)
         async with (
             asyncio.timeout(DEADLINE),
             answering(tmp_path / "in", slots=2, waiting=2, decisions=decisions) as endpoint,
@@ -129,11 +130,11 @@ async def test_each_flow_has_a_connection_and_questions_wait_for_none(tmp_path: 
 async def test_with_every_slot_held_by_those_who_take_nothing_questions_are_answered(tmp_path: Path) -> None:
     make_shards(tmp_path / "in", shards=1, size=SIZE)
 
-    def decide(reports: list[Report]) -> Report:
+    def decide(reports: Sequence[Report]) -> Report:
         return {"sum": sum(report["value"] for report in reports)}
 
     with ThreadPoolExecutor(1) as threads:
-        decisions = Decisions({"sum": decide}, ranks=1, folder=None, threads=threads)
+        decisions = Decisions({"sum": decide}, ranks=1, folder=None, epoch="e", threads=threads)
         async with (
             asyncio.timeout(DEADLINE),
             answering(tmp_path / "in", slots=2, waiting=2, decisions=decisions) as endpoint,
