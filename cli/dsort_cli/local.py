@@ -219,7 +219,8 @@ class LocalRun:
     async def _follow(self, link: Link) -> None:
         await link.run()
         if link.refused is not None and self._ending is None:
-            self._ending = Failure(reason=link.refused.reason, message=link.refused.message)
+            reason = Reason.PROTOCOL_MISMATCH if link.refused.lasting else Reason.INTERNAL
+            self._ending = Failure(reason=reason, message=f"a rank {link.refused.message}")
         self._board.changed.set()
 
     async def _settle(self, process: RankProcess, code: int) -> None:

@@ -14,10 +14,15 @@ from dsort_cli.report import say
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from dsort_cli.cluster import Object
 
 _LOOK_SECONDS: Final = 1.0
+_AGAIN_SECONDS: Final = 2.0
+"""Between two tries where the API server is away, or a log was cut off."""
+_LAST_LINES_SECONDS: Final = 30.0
+"""How long the end of a log may take to come when the job has ended."""
 _NOT_FOUND: Final = 404
 _NOT_YET: Final = 400
 """What the API server answers for a container that has not started."""
@@ -50,6 +55,9 @@ class _Printing:
         """Pods, by uid, whose log was begun."""
         self._lock = threading.Lock()
         self._problem: ClusterError | None = None
+        self._away = False
+        self._over = threading.Event()
+        """The job has ended."""
 
     def once(self) -> None:
         """What there is now, pod by pod."""
@@ -58,48 +66,103 @@ class _Printing:
             raise ClusterError(self._nothing())
         for pod in newest.values():
             if _has_started(pod):
-                self._print(pod, follow=False)
+                self._print(pod)
             else:  # the API server may have an empty log for it
                 say("warning", f"pod {pod['metadata']['name']} has not started")
 
     def follow(self) -> None:
         """What there is and what comes, of pods that come later, too, until the job has ended."""
-        threads: list[threading.Thread] = []
+        threads: dict[str, threading.Thread] = {}
         while True:
-            ended = self._has_ended()  # before the pods: what they are when it has ended is all there will be
-            for pod in self._pods():
+            ended, pods = self._look()
+            for pod in pods:
                 if pod["metadata"]["uid"] not in self._printed and _has_started(pod):
                     self._printed.add(pod["metadata"]["uid"])
                     thread = threading.Thread(target=self._follow, args=(pod,), daemon=True)
                     thread.start()
-                    threads.append(thread)
+                    threads[pod["metadata"]["name"]] = thread
             if self._problem is not None:
                 raise self._problem
             if ended:
                 break
             time.sleep(_LOOK_SECONDS)
-        for thread in threads:
-            thread.join()
+        self._over.set()
+        until = time.monotonic() + _LAST_LINES_SECONDS
+        for name, thread in threads.items():
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                say("warning", f"pod {name}: the end of its log did not come")
         if not threads:
             raise ClusterError(self._nothing())
 
-    def _follow(self, pod: Object) -> None:
-        try:
-            self._print(pod, follow=True)
-        except ClusterError as error:
-            self._problem = error
+    def _look(self) -> tuple[bool, list[Object]]:
+        """Whether the job has ended, and its pods. An API server that is away is asked again and again."""
+        while True:
+            try:
+                found = (
+                    self._has_ended(),
+                    self._pods(),
+                )  # in this order: when it has ended, these are all there will be
+            except ClusterError as error:
+                if not error.passes:
+                    raise
+                if not self._away:
+                    say("warning", f"{error}; trying again")
+                self._away = True
+                time.sleep(_AGAIN_SECONDS)
+            else:
+                self._away = False
+                return found
 
-    def _print(self, pod: Object, *, follow: bool) -> None:
+    def _follow(self, pod: Object) -> None:
+        """One pod's log to its end; where the connection is lost it is taken up behind the last line that came."""
+        last = ""
+        while True:
+            try:
+                for line in self._lines(pod, {"follow": "true", "timestamps": "true", **_since(last)}):
+                    stamp, _, text = line.partition(b" ")
+                    when = _sortable(stamp)
+                    if when > last:
+                        last = when
+                        self._write(pod, text)
+                if not self._runs(pod):
+                    return
+            except ClusterError as error:
+                if not error.passes:
+                    self._problem = error
+                    return
+                say("warning", f"pod {pod['metadata']['name']}: {error}; trying again")
+            if self._over.wait(_AGAIN_SECONDS):
+                return
+
+    def _runs(self, pod: Object) -> bool:
+        """Whether there is more to come: servers in between end connections, too, without a word."""
+        path = f"/api/v1/namespaces/{self._cluster.namespace}/pods/{pod['metadata']['name']}"
+        try:
+            now = self._cluster.ask("GET", path)
+        except ClusterError as error:
+            if error.status != _NOT_FOUND:
+                raise
+            return False
+        statuses = now.get("status", {}).get("containerStatuses") or ()
+        return any("running" in one.get("state", {}) for one in statuses)
+
+    def _print(self, pod: Object) -> None:
+        for line in self._lines(pod, {}):
+            self._write(pod, line)
+
+    def _write(self, pod: Object, line: bytes) -> None:
+        prefix = f"[{_index(pod)}] ".encode() if self._prefixed else b""
+        with self._lock:
+            sys.stdout.buffer.write(prefix + line + b"\n")
+            sys.stdout.buffer.flush()
+
+    def _lines(self, pod: Object, query: dict[str, str]) -> Iterator[bytes]:
         """One pod's log. A pod that goes meanwhile has none any more."""
         name = pod["metadata"]["name"]
-        prefix = f"[{_index(pod)}] ".encode() if self._prefixed else b""
         path = f"/api/v1/namespaces/{self._cluster.namespace}/pods/{name}/log"
-        query = {"container": WORKER_CONTAINER} | ({"follow": "true"} if follow else {})
         try:
-            for line in self._cluster.lines(path, query=query, silence=None):
-                with self._lock:
-                    sys.stdout.buffer.write(prefix + line + b"\n")
-                    sys.stdout.buffer.flush()
+            yield from self._cluster.lines(path, query={"container": WORKER_CONTAINER, **query}, silence=None)
         except ClusterError as error:
             if error.status not in {_NOT_FOUND, _NOT_YET}:
                 raise
@@ -127,6 +190,17 @@ class _Printing:
         name = self._job["metadata"]["name"]
         which = f"job {name} has no pods" if self._index is None else f"job {name} has no pod of that rank"
         return f"{which}; it is {view(self._job).line()}"
+
+
+def _sortable(stamp: bytes) -> str:
+    """A time as logs have it (RFC 3339, and as many digits of a second as it takes) as one that sorts as text."""
+    seconds, _, part = stamp.decode(errors="replace").rstrip("Z").partition(".")
+    return f"{seconds}.{part:0<9}"
+
+
+def _since(last: str) -> dict[str, str]:
+    """What asks for the lines from that second on."""
+    return {"sinceTime": f"{last.partition('.')[0]}Z"} if last else {}
 
 
 def _index(pod: Object) -> int:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _NOT_FOUND: Final = 404
 _CONFLICT: Final = 409
 _PAGE: Final = "500"
+_TRIES: Final = 10
+_NAMED: Final = 5
 
 
 def release(options: argparse.Namespace) -> int:
@@ -31,12 +33,17 @@ def release(options: argparse.Namespace) -> int:
 
 
 def _release(cluster: Cluster, path: str) -> int:
-    """The number of jobs that had the finalizer. None where not even the CRD is there."""
+    """The number of jobs that it was taken off. None where not even the CRD is there."""
     count = 0
-    while held := _held(cluster, path):
-        for job in held:
-            count += _take_off(cluster, job)
-    return count
+    held = _held(cluster, path)
+    for _ in range(_TRIES):
+        changed = {job["metadata"]["uid"] for job in held if not _take_off(cluster, job)}
+        count += len(held) - len(changed)
+        if not changed:
+            return count
+        held = [job for job in _held(cluster, path) if job["metadata"]["uid"] in changed]
+    names = ", ".join(sorted(job["metadata"]["name"] for job in held)[:_NAMED])
+    raise ClusterError(f"{names}: changed with every try; does an operator still run? Stop it first")
 
 
 def _held(cluster: Cluster, path: str) -> list[Object]:
@@ -57,8 +64,8 @@ def _held(cluster: Cluster, path: str) -> list[Object]:
         query = {"limit": _PAGE, "continue": following}
 
 
-def _take_off(cluster: Cluster, job: Object) -> int:
-    """1 when it was taken off; 0 when the job changed or went meanwhile, and has to be looked at again."""
+def _take_off(cluster: Cluster, job: Object) -> bool:
+    """Whether it was taken off; if not the job has changed meanwhile, or is gone, and has to be looked at again."""
     metadata = job["metadata"]
     others = [one for one in metadata["finalizers"] if one != FINALIZER]
     change = {"metadata": {"finalizers": others, "resourceVersion": metadata["resourceVersion"]}}
@@ -68,6 +75,6 @@ def _take_off(cluster: Cluster, job: Object) -> int:
     except ClusterError as error:
         if error.status not in {_NOT_FOUND, _CONFLICT}:
             raise
-        return 0
+        return False
     print(f"released {metadata['namespace']}/{metadata['name']}")
-    return 1
+    return True

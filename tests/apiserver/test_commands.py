@@ -15,11 +15,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+from urllib.parse import parse_qsl
 
 import pytest
 import yaml
 
+from dsort_cli import release
+from dsort_cli.cluster import Cluster, ClusterError
 from dsort_cli.main import main
 from tests.support.apiserver import ControlPlane
 from tests.support.crd import await_that
@@ -355,14 +358,29 @@ def test_release_takes_off_one_finalizer_and_no_other(
 
 
 class Kubelet(http.server.BaseHTTPRequestHandler):
-    """Answers for the logs of containers as a node would."""
+    """Answers for the logs of containers as a node would. Of a pod that is called so the connection is cut off once."""
+
+    cut: ClassVar[set[str]] = set()
 
     def do_GET(self) -> None:
-        pod = self.path.split("/")[3]
-        body = f"hello from {pod}\nand good bye from {pod}".encode()
+        path, _, query = self.path.partition("?")
+        pod, asked = path.split("/")[3], dict(parse_qsl(query))
+        lines = [
+            ("2026-01-01T00:00:00.5Z", f"hello from {pod}\n"),
+            ("2026-01-01T00:00:01.05Z", f"how are you, {pod}\n"),
+            ("2026-01-01T00:00:01.25Z", f"and good bye from {pod}"),
+        ]
+        if "timestamps" in asked:
+            since = asked.get("sinceTime", "").removesuffix("Z")
+            lines = [(stamp, f"{stamp} {text}") for stamp, text in lines if stamp >= since]
+        body = "".join(text for _, text in lines).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if pod == "cut" and pod not in self.cut:
+            self.cut.add(pod)
+            body = "".join(text for _, text in lines[:2]).encode()
+            self.close_connection = True
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
@@ -434,12 +452,14 @@ def test_logs_of_all_pods_and_of_the_pod_of_a_rank(
     assert place.run("logs", "a-job") == 0
     assert capsys.readouterr().out.splitlines() == [
         "[0] hello from first",
+        "[0] how are you, first",
         "[0] and good bye from first",
         "[1] hello from second",
+        "[1] how are you, second",
         "[1] and good bye from second",
     ]
     assert place.run("logs", "a-job", "--rank", "5") == 0
-    assert capsys.readouterr().out.splitlines() == ["hello from second", "and good bye from second"]
+    assert capsys.readouterr().out.splitlines()[::2] == ["hello from second", "and good bye from second"]
     assert place.run("logs", "a-job", "--rank", "8") == 1
     assert "no pod of that rank" in last_error(capsys)
 
@@ -459,11 +479,58 @@ def test_logs_follow_pods_that_come_later_until_the_job_has_ended(place: Place, 
     with place.start("logs", "a-job", "--follow") as following:
         make_pod(place, "early", index=0, node=node)
         following.until(lambda: "[0] and good bye from early" in following.printed)
-        make_pod(place, "late", index=1, node=node)
-        following.until(lambda: "[1] and good bye from late" in following.printed)
+        make_pod(place, "cut", index=1, node=node)
+        following.until(lambda: "[1] and good bye from cut" in following.printed)
         place.ends("Complete", reason="Complete", message="done")
         assert following.ends() == 0
-    assert len(following.printed) == 4
+    # What came before a connection was lost, or ended without a word, is not printed again.
+    assert sorted(following.printed) == [
+        "[0] and good bye from early",
+        "[0] hello from early",
+        "[0] how are you, early",
+        "[1] and good bye from cut",
+        "[1] hello from cut",
+        "[1] how are you, cut",
+    ]
+
+
+def test_logs_outlive_an_api_server_that_is_away(
+    place: Place, node: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert place.run("submit", "-f", place.file()) == 0
+    make_pod(place, "first", index=0, node=node)
+    place.ends("Complete", reason="Complete", message="done")
+    asked, away = Cluster.ask, iter([True, True])
+
+    def ask(cluster: Cluster, *arguments: Any, **more: Any) -> Any:
+        if "/pods" in arguments[1] and next(away, False):
+            raise ClusterError("etcd is away", status=503)
+        return asked(cluster, *arguments, **more)
+
+    monkeypatch.setattr(Cluster, "ask", ask)
+    monkeypatch.setattr("dsort_cli.logs._AGAIN_SECONDS", 0.01)
+    capsys.readouterr()
+    assert place.run("logs", "a-job", "--follow") == 0
+    assert "warning: etcd is away; trying again" in capsys.readouterr().err
+
+
+def test_release_gives_up_where_an_operator_holds_on(
+    place: Place, dsort_api: ControlPlane, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It puts back what is taken off, and changes what is looked at."""
+    assert place.run("submit", "-f", place.file()) == 0
+    dsort_api.request("PATCH", place.path(), {"metadata": {"finalizers": [FINALIZER]}}, kind=MERGE)
+    held = release._held
+
+    def held_and_changed(cluster: Cluster, path: str) -> list[Any]:
+        found = held(cluster, path)
+        annotation = {"metadata": {"annotations": {"changed": uuid.uuid4().hex}}}
+        dsort_api.request("PATCH", place.path(), annotation, kind=MERGE)
+        return found
+
+    monkeypatch.setattr(release, "_held", held_and_changed)
+    assert place.run("release") == 1
+    assert "a-job: changed with every try" in last_error(capsys)
 
 
 def test_a_cluster_that_is_not_there(
