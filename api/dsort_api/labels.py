@@ -30,6 +30,7 @@ MANAGED_BY: Final = f"{GROUP}/operator"
 """The value of spec.managedBy that means this operator, as none does."""
 
 WORKER_CONTAINER: Final = "worker"
+CLEANUP_CONTAINER: Final = "cleanup"
 
 OOM_KILLED: Final = "OOMKilled"
 """Kubernetes' word for a container that the kernel killed for want of memory. A pod with several ranks says it in its termination

@@ -40,6 +40,8 @@ else:
 VERSION: Final = "v1alpha1"
 LEAST_BUDGET: Final = 64 << 20
 """Bytes of memory that a rank must have."""
+IMMUTABLE: Final = ("input", "output", "order", "records", "workers", "memory", "dry_run", "backoff_limit")
+"""Fields of the spec that stay as they were when the job was created; `managedBy` does, too, by a rule of its own."""
 MOST_ENTRIES: Final = 16384
 LONGEST_MANAGER: Final = 63
 MANAGER: Final = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9._~/]*[A-Za-z0-9])?$"

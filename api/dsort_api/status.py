@@ -117,6 +117,7 @@ class JobMemory(_Part):
         default=None,
         description="Since when a pod has been above memory.abortAt at the highest level; not given when none is.",
     )
+    above_abort_pod: str | None = Field(default=None, description="Name of that pod.")
     oom_kills: int = Field(default=0, description="Pods of the job that were killed for want of memory.")
     last_oom_kill: AwareDatetime | None = Field(default=None, description="When the last of them ended.")
     oom_killed: Annotated[list[str], Field(max_length=MOST_ABNORMAL_RANKS)] = Field(

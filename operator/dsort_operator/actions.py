@@ -39,8 +39,9 @@ class CreateWorkers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuspendWorkers:
-    """spec.suspend of the Indexed Job becomes `suspended`."""
+    """spec.suspend of the Indexed Job becomes `suspended`; its uid is as it was seen."""
 
+    uid: str
     suspended: bool
 
 

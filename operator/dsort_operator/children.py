@@ -6,6 +6,7 @@ Fields that a server left out, and fields that this version does not know, never
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,10 +15,12 @@ from typing import Any, Final, Self
 from pydantic import TypeAdapter, ValidationError
 
 from dsort_api.labels import INDEX_LABEL, OOM_KILLED, WORKER_CONTAINER
+from dsort_api.reasons import EXIT_CODES, Reason
 
 Body = Mapping[str, Any]
 """An object of the Kubernetes API, as JSON has it."""
 
+_EXIT_IN_VERDICT: Final = re.compile(r"failed with exit code (\d+)")
 _KILLED: Final = 137
 """Exit code of a container that ended by SIGKILL."""
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
@@ -158,10 +161,14 @@ class WorkerPod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanupJob:
-    """The Job that takes back what a job without a result left in its output. `owned` by the DSortJob or not."""
+    """The Job that takes back what a job without a result left in its output.
+
+    `kept`: it failed because there is a result after all: the ranks had written it, and nobody lived to say so.
+    """
 
     complete: bool = False
     failed: bool = False
+    kept: bool = False
     message: str = ""
     deleting: bool = False
     created: datetime | None = None
@@ -174,10 +181,17 @@ class CleanupJob:
         return cls(
             complete="Complete" in conditions,
             failed=bool(failed),
+            kept=exit_in(failed.get("message", "")) == EXIT_CODES[Reason.JOB_COMPLETE],
             message=failed.get("message", ""),
             deleting=metadata.get("deletionTimestamp") is not None,
             created=time_of(metadata.get("creationTimestamp")),
         )
+
+
+def exit_in(verdict: str) -> int | None:
+    """The exit code of a container that a Job's pod failure policy has ended the Job for, in the words of its condition."""
+    found = _EXIT_IN_VERDICT.search(verdict)
+    return int(found[1]) if found else None
 
 
 def time_of(value: object) -> datetime | None:

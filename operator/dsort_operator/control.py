@@ -11,10 +11,10 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, Self
 
 import aiohttp
+from pydantic import ValidationError
 
 from dsort_api.messages import PROTOCOL, Desired, Observed, PeerTable, Phase, Stop
 from dsort_api.protocol import desired_text, other_version
-from dsort_api.reasons import DSortError, Reason
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,6 +25,17 @@ FINAL = frozenset({Phase.COMPLETE, Phase.FAILED, Phase.STOPPED})
 _ANSWER_SECONDS = 10.0
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 1.0
+
+
+class RefusedError(Exception):
+    """A rank does not take a request; the message goes on where its name ends. lasting: it speaks another protocol, and would
+    say the same again.
+    """
+
+    def __init__(self, message: str, *, lasting: bool) -> None:
+        super().__init__(message)
+        self.message = message
+        self.lasting = lasting
 
 
 class Wishes(Protocol):
@@ -75,8 +86,8 @@ class ControlClient:
     async def put(self, url: str, desired: Desired) -> Observed:
         """One exchange, in the version that `desired` names or in an older one that the rank speaks: its answer says in which.
 
-        Raises OSError, TimeoutError or aiohttp.ClientError when the rank does not answer, and DSortError
-        ProtocolMismatch when it refuses the request.
+        Raises OSError, TimeoutError or aiohttp.ClientError when there is no answer that can be read, and RefusedError
+        when the rank, or whoever has its address now, refuses the request.
         """
         status, answer = await self._put(url, desired)
         if status == 426:
@@ -87,8 +98,11 @@ class ControlClient:
             raise aiohttp.ClientPayloadError(f"the rank answered with status {status}")
         if status != 200:
             text = " ".join(answer.decode(errors="replace").split())
-            raise DSortError(Reason.PROTOCOL_MISMATCH, f"a rank refused control ({status}): {text}")
-        return Observed.model_validate_json(answer)
+            raise RefusedError(f"refused control ({status}): {text}", lasting=status == 426)
+        try:
+            return Observed.model_validate_json(answer)
+        except ValidationError as error:
+            raise aiohttp.ClientPayloadError(f"the rank's answer cannot be read: {error}") from None
 
     async def _put(self, url: str, desired: Desired) -> tuple[int, bytes]:
         assert self._session is not None
@@ -109,9 +123,10 @@ class Link:
         self.url = url
         self.observed: Observed | None = None
         self.over = False
-        """Set by the owner when the process has ended: a request that fails then is not tried again."""
-        self.refused: DSortError | None = None
-        """Why the rank does not take this runner's requests; another try would meet the same."""
+        """Set by the owner when the process has ended: an answer that is on its way is heard, and nothing is asked any more:
+        somebody else may have the address."""
+        self.refused: RefusedError | None = None
+        """Why the rank does not take this runner's requests; the exchange ended with it."""
         self._client = client
         self._wishes = wishes
         self._hear = hear
@@ -130,15 +145,15 @@ class Link:
 
     async def _listen(self) -> None:
         pause = _FIRST_PAUSE
-        while not self._is_final():
+        while not self._is_over():
             try:
                 observed = await self._client.put(self.url, self._desired(self._wishes.wait_seconds))
             except (OSError, TimeoutError, aiohttp.ClientError):
-                if self.over:
+                if self._is_over():
                     return
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-            except DSortError as error:
+            except RefusedError as error:
                 self.refused = error
                 return
             else:
@@ -149,9 +164,11 @@ class Link:
         while True:
             await self._news.wait()
             self._news.clear()
+            if self.over:
+                return
             try:
                 self._absorb(await self._client.put(self.url, self._desired(0.0)))
-            except (OSError, TimeoutError, aiohttp.ClientError, DSortError):
+            except (OSError, TimeoutError, aiohttp.ClientError, RefusedError):
                 pass  # the next held request carries the same, and handles what is wrong
 
     def _desired(self, wait_seconds: float) -> Desired:
@@ -175,6 +192,9 @@ class Link:
             return  # two requests were under way, and this answer is the older one
         self.observed = observed
         self._hear(self)
+
+    def _is_over(self) -> bool:
+        return self.over or self._is_final()
 
     def _is_final(self) -> bool:
         return self.observed is not None and self.observed.phase in FINAL

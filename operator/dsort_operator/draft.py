@@ -96,6 +96,11 @@ class Draft:
         )
 
     @property
+    def kept(self) -> bool:
+        """Whether who was to take the output back has found a result there."""
+        return self.world.cleanup is not None and self.world.cleanup.kept
+
+    @property
     def done(self) -> bool:
         """Whether all pods have ended well, or Kubernetes says so."""
         workers = self.world.workers
@@ -147,7 +152,7 @@ class Draft:
     def not_throttled(self, why: Why, message: str) -> None:
         """No pod is to run, so none is held back."""
         if self.memory is not None and (self.memory.level or self.memory.above_abort_since):
-            none = {"level": 0, "level_since": self.stamp, "above_abort_since": None}
+            none = {"level": 0, "level_since": self.stamp, "above_abort_since": None, "above_abort_pod": None}
             self.memory = self.memory.model_copy(update=none)
         if self.conditions.holds(ConditionType.THROTTLED):
             self.conditions.set(ConditionType.THROTTLED, why, message, holds=False)

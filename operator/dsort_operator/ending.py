@@ -41,11 +41,12 @@ def leave(draft: Draft) -> None:
     if not draft.started or draft.dry_run:
         draft.active = False
     elif draft.world.namespace_deleting:
-        draft.warn(
-            "CleanupSkipped",
-            f"namespace {draft.world.namespace} is being deleted, so nothing can take back what the job left in its output",
-        )
         draft.active = False
+        if draft.world.held:  # else it was told when it was let go
+            draft.warn(
+                "CleanupSkipped",
+                f"namespace {draft.world.namespace} is being deleted, so nothing can take back what the job left in its output",
+            )
     else:
         # The collector of garbage takes what is owned before the owner, when told to go about it in the foreground.
         draft.active = not settled(draft, owned=not draft.world.foreground)
@@ -60,7 +61,7 @@ def end_workers(draft: Draft) -> None:
     if draft.queue:
         draft.act(DeleteWorkers(uid=workers.uid))
     elif not workers.suspended:
-        draft.act(SuspendWorkers(suspended=True))
+        draft.act(SuspendWorkers(uid=workers.uid, suspended=True))
 
 
 def give_way(draft: Draft) -> None:

@@ -7,13 +7,12 @@ best witness there is: the rank's own word, the last words of its pod, its exit 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from dsort_api.messages import Failure
 from dsort_api.reasons import EXIT_CODES, DSortError, Reason
-from dsort_operator.children import WorkerPod, WorkersJob
+from dsort_operator.children import WorkerPod, WorkersJob, exit_in
 from dsort_operator.world import World
 
 ANOTHER_TRY: Final = frozenset({Reason.INTERNAL, Reason.PEER_LOST, Reason.ABORTED})
@@ -25,7 +24,6 @@ EXIT_TERMINATED: Final = 143
 """Exit code of a rank that was told to end (SIGTERM): nothing failed."""
 
 _REASON_OF_EXIT: Final = {code: reason for reason, code in EXIT_CODES.items() if code > 2}
-_EXIT_IN_VERDICT: Final = re.compile(r"failed with exit code (\d+)")
 _LONGEST: Final = 1024
 
 
@@ -42,8 +40,9 @@ def lasting_failure(world: World) -> Failure | None:
     for failure in (*said, *map(_failure_of, world.pods)):
         if failure is not None and failure.reason not in ANOTHER_TRY:
             return failure
-    for rank, why in sorted(world.refused.items()):
-        return Failure(reason=Reason.PROTOCOL_MISMATCH, message=f"rank {rank}: {why}")
+    for rank, refusal in sorted(world.refused.items()):
+        if refusal.lasting:
+            return Failure(reason=Reason.PROTOCOL_MISMATCH, message=f"rank {rank} {refusal.message}")
     if world.workers is not None and world.workers.failed_reason:
         return _verdict(world, world.workers)
     return None
@@ -105,8 +104,8 @@ def _last_words(pod: WorkerPod) -> Failure | None:
 
 def _verdict(world: World, workers: WorkersJob) -> Failure:
     """Why the Job failed, in our words."""
-    found = _EXIT_IN_VERDICT.search(workers.failed_message)
-    reason = _REASON_OF_EXIT.get(int(found[1])) if found else None
+    code = exit_in(workers.failed_message)
+    reason = _REASON_OF_EXIT.get(code) if code is not None else None
     if reason is not None and reason not in ANOTHER_TRY:
         return Failure(reason=reason, message=one_line(workers.failed_message))
     if workers.failed_reason == Reason.DEADLINE_EXCEEDED:

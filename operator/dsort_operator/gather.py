@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from dsort_api.labels import COMPONENT_LABEL, JOB_UID_LABEL, WORKER_COMPONENT
@@ -18,16 +18,19 @@ from dsort_api.messages import JobDefinition
 from dsort_operator.children import Body, items, part, time_of
 from dsort_operator.cluster_memory import ClusterMemory
 from dsort_operator.jobcontrol import JobControl
-from dsort_operator.kube import BATCH, CORE, ApiError, Kube, path_of
+from dsort_operator.kube import BATCH, CORE, EVENTS, ApiError, Kube, path_of
 from dsort_operator.naming import base_name, cleanup_name
 from dsort_operator.nodes import count_nodes
 from dsort_operator.pods import DEFINITION_KEY, TOKEN_KEY
-from dsort_operator.sight import JobSight, has_finalizer
+from dsort_operator.sight import JobSight, has_finalizer, is_terminal
 from dsort_operator.volumes import claims_of
 from dsort_operator.world import World
 
 log = logging.getLogger(__name__)
 
+_PODS_COME: Final = timedelta(seconds=5)
+"""A Job's pods are there sooner than that, if they may be."""
+_ASK_SECONDS: Final = 15.0
 RESYNC_SECONDS: Final = 60.0
 """How often the children are listed: what a watch has missed is noticed then."""
 
@@ -38,7 +41,7 @@ class NotOursError(Exception):
 
 @dataclass(slots=True)
 class Gatherer:
-    """Gathers the world of one DSortJob. denied, namespace_ending: what the API server said to actions.
+    """Gathers the world of one DSortJob. denied: what the API server said to actions.
 
     Raises ApiError when the API server does not answer, and NotOursError.
     """
@@ -50,11 +53,12 @@ class Gatherer:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     memory: ClusterMemory | None = None
     denied: dict[str, str] = field(default_factory=dict)
-    namespace_ending: bool = False
     definition: JobDefinition | None = None
     _token: str | None = None
     _claims: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
     _listed: float | None = None
+    _asked: float | None = None
+    _said: str = ""
     _workers: set[str] = field(default_factory=set)
 
     async def gather(self, job: Body) -> World:
@@ -62,13 +66,13 @@ class Gatherer:
         metadata = part(job, "metadata")
         name, uid = metadata["name"], metadata["uid"]
         await self._resync(metadata["namespace"])
-        await self._look_at_namespace(metadata["namespace"])
+        await self._look_at_namespace(job)
         world = World.of(
             job,
             workers=self.sight.workload(base_name(name, uid=uid)),
             pods=[pod for pod in self.sight.pods if _is_worker(pod)],
             cleanup=self.sight.workload(cleanup_name(name, uid=uid)),
-            namespace_deleting=self.namespace_ending,
+            namespace_deleting=self.sight.namespace_ending,
             reports=self.control.reports(),
             refused=self.control.refused(),
             denied=dict(self.denied),
@@ -86,6 +90,7 @@ class Gatherer:
             claims=self._claims,
             nodes=await self._count_nodes(world),
             lost_nodes=await self._lost_nodes(world),
+            pods_refused=await self._pods_refused(world),
         )
 
     async def _resync(self, namespace: str) -> None:
@@ -101,14 +106,18 @@ class Gatherer:
         self._listed = self.clock()
         self.denied.clear()  # rights and quotas change
 
-    async def _look_at_namespace(self, namespace: str) -> None:
+    async def _look_at_namespace(self, job: Body) -> None:
         """Where somebody ends pods, or they are gone already, it may be the namespace that goes. Nothing else tells of it in time:
-        what the operator may do there goes right behind the pods.
+        what the operator may do there goes right behind the pods. An operator that comes later sees that one before it has let
+        go of a job that had begun; put back, the finalizer could stay for ever.
         """
         workers = {part(pod, "metadata")["uid"]: pod for pod in self.sight.pods if _is_worker(pod)}
         ending = any(part(pod, "metadata").get("deletionTimestamp") for pod in workers.values())
-        if not self.namespace_ending and (ending or self._workers - workers.keys()):
-            self.namespace_ending = await self._is_ending(namespace)
+        let_go = (
+            bool(part(job, "status").get("startTime")) and not has_finalizer(job) and not is_terminal(job)
+        )
+        if not self.sight.namespace_ending and (ending or let_go or self._workers - workers.keys()):
+            self.sight.namespace_ending = await self._is_ending(part(job, "metadata")["namespace"])
         self._workers = set(workers)
 
     async def _is_ending(self, namespace: str) -> bool:
@@ -174,6 +183,43 @@ class Gatherer:
             return {}, frozenset()
         return await self.memory.look(world, definition=self.definition)
 
+    async def _pods_refused(self, world: World) -> str:
+        """What the API server says to the Job controller about pods that have been missing for a while: a quota, or a policy. The
+        Job itself does not tell of it, only its events.
+        """
+        workers = world.workers
+        if (
+            workers is None
+            or workers.started is None
+            or workers.suspended
+            or workers.deleting
+            or workers.ended
+        ):
+            return ""
+        there = {pod.index for pod in world.pods if pod.live or pod.succeeded}
+        if len(there) >= workers.completions or self.now() - workers.started < _PODS_COME:
+            return ""
+        if self._asked is None or self.clock() - self._asked >= _ASK_SECONDS:
+            self._asked = self.clock()
+            since = max([workers.started, *(pod.created for pod in world.pods if pod.created)])
+            self._said = await self._said_of_pods(world.namespace, uid=workers.uid, since=since)
+        return self._said
+
+    async def _said_of_pods(self, namespace: str, *, uid: str, since: datetime) -> str:
+        """The last thing of that kind, unless a pod has been made after it."""
+        path = path_of(EVENTS, "events", namespace=namespace)
+        try:
+            found = await self.kube.items(path, fieldSelector=f"regarding.uid={uid},reason=FailedCreate")
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            log.warning("why pods are missing cannot be seen: %s", error)
+            return ""
+        said = [
+            (when, str(event.get("note", ""))) for event in found if (when := _when(event)) and when >= since
+        ]
+        return max(said, default=(since, ""))[1]
+
     async def _lost_nodes(self, world: World) -> dict[str, datetime]:
         """Since when nodes are not Ready, of those that pods should have gone from by now."""
         now = self.now()
@@ -191,6 +237,12 @@ class Gatherer:
             if since is not None:
                 lost[name] = since
         return lost
+
+
+def _when(event: Body) -> datetime | None:
+    """When an event was last seen to happen."""
+    series = part(event, "series").get("lastObservedTime")
+    return time_of(series or event.get("deprecatedLastTimestamp") or event.get("eventTime"))
 
 
 def check_owner(body: Body, uid: str) -> None:

@@ -19,9 +19,9 @@ from dsort_api.budgets import rank_budget
 from dsort_api.labels import CONTROL_PORT
 from dsort_api.messages import JobDefinition, Observed, Peer, PeerTable, Phase, Progress, Stop
 from dsort_operator.children import WorkerPod
-from dsort_operator.control import ControlClient, Link
+from dsort_operator.control import ControlClient, Link, RefusedError
 from dsort_operator.memory_policy import Marks
-from dsort_operator.world import Report
+from dsort_operator.world import Refusal, Report
 
 _LEAST_HOLD: Final = 2.0
 _MOST_HOLD: Final = 25.0
@@ -59,7 +59,7 @@ class _Rank:
     rate: float = 0.0
     rate_since: float = 0.0
     rate_bytes: int = 0
-    refused: str = ""
+    refused: RefusedError | None = None
 
 
 class JobControl:
@@ -152,9 +152,18 @@ class JobControl:
             if one.observed is not None
         }
 
-    def refused(self) -> dict[int, str]:
+    def refused(self) -> dict[int, Refusal]:
         """Why ranks do not take requests, by number."""
-        return {rank: one.refused for rank, one in self._ranks.items() if one.refused}
+        return {
+            rank: Refusal(message=one.refused.message, lasting=one.refused.lasting)
+            for rank, one in self._ranks.items()
+            if one.refused is not None and not one.link.over
+        }
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether it was told of any: it has to be told when they are gone, too."""
+        return bool(self._ranks)
 
     async def _meet(self, rank: int, pod: WorkerPod, lane: int, token: str) -> None:
         self._forget(rank)
@@ -181,9 +190,11 @@ class JobControl:
             if one.link.refused is None:
                 return  # it has said its last word, or its pod has ended
             # Another program may have had the address before; or it speaks another protocol, which is for a plan to judge.
-            one.refused = one.link.refused.message
+            one.refused = one.link.refused
             self._wake()
             await asyncio.sleep(_REFUSED_PAUSE)
+            if one.link.over:
+                return
             one.link = Link(one.url, client=client, wishes=self, hear=partial(self._hear, one))
 
     def _hear(self, one: _Rank, link: Link) -> None:
@@ -191,7 +202,7 @@ class JobControl:
         if observed is None or self._ranks.get(one.rank) is not one:
             return
         before, one.observed = one.observed, observed
-        one.heard, one.refused = self._clock(), ""
+        one.heard, one.refused = self._clock(), None
         self._measure(one, before, observed)
         if before is None or _gist(before, self._marks) != _gist(observed, self._marks):
             self._renew_peers()

@@ -14,7 +14,7 @@ What the operator may do, and why (`dsort operator` needs these rights and no ot
 | (core) | persistentvolumeclaims | get | access modes |
 | (core) | namespaces | get | whether pods end because their namespace does |
 | networking.k8s.io | networkpolicies | get, create | with --network-policy |
-| events.k8s.io | events | create | events |
+| events.k8s.io | events | create, list | telling of transitions; what keeps a Job from making its pods |
 | metrics.k8s.io | pods | get | memory of pods whose ranks do not answer, where there is such an API |
 | (core), cluster-wide | nodes | get, list | placement OnePerNode, and which node is lost or short of memory |
 | coordination.k8s.io, own namespace | leases | get, create, update | with --leader-election |

@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dsort_api.labels import CLEANUP_COMPONENT, JOB_COMPONENT, QUEUE_LABEL, WORKER_COMPONENT, WORKER_CONTAINER
+from dsort_api.labels import (
+    CLEANUP_COMPONENT,
+    CLEANUP_CONTAINER,
+    JOB_COMPONENT,
+    QUEUE_LABEL,
+    WORKER_COMPONENT,
+    WORKER_CONTAINER,
+)
 from dsort_api.messages import JobDefinition
-from dsort_api.reasons import EXIT_CODES
+from dsort_api.reasons import EXIT_CODES, Reason
 from dsort_operator.failure import ANOTHER_TRY, EXIT_TERMINATED
 from dsort_operator.naming import base_name, cleanup_name, labels, owner_reference, worker_selector
 from dsort_operator.pods import DEFINITION_KEY, TOKEN_KEY, cleanup_template, worker_template
@@ -110,6 +117,7 @@ def cleanup_job(definition: JobDefinition, *, namespace: str, owned: bool, setti
         "metadata": metadata,
         "spec": {
             "backoffLimit": _CLEANUP_RETRIES,
+            "podFailurePolicy": {"rules": [_ends_on(CLEANUP_CONTAINER, [EXIT_CODES[Reason.JOB_COMPLETE]])]},
             "activeDeadlineSeconds": CLEANUP_SECONDS,
             **({} if owned else {"ttlSecondsAfterFinished": _CLEANUP_KEPT_SECONDS}),
             "template": cleanup_template(definition, settings=settings),
@@ -129,9 +137,16 @@ def _metadata(name: str, *, uid: str, namespace: str, component: str = JOB_COMPO
 def _failure_rules() -> list[Manifest]:
     """A disruption and an orderly end cost no try; what another try would meet again ends the Job."""
     lasting = sorted(code for reason, code in EXIT_CODES.items() if reason not in ANOTHER_TRY)
-    codes = {"containerName": WORKER_CONTAINER, "operator": "In"}
     return [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "Ignore", "onExitCodes": {**codes, "values": [EXIT_TERMINATED]}},
-        {"action": "FailJob", "onExitCodes": {**codes, "values": lasting}},
+        {"action": "Ignore", "onExitCodes": _codes(WORKER_CONTAINER, [EXIT_TERMINATED])},
+        _ends_on(WORKER_CONTAINER, lasting),
     ]
+
+
+def _ends_on(container: str, codes: list[int]) -> Manifest:
+    return {"action": "FailJob", "onExitCodes": _codes(container, codes)}
+
+
+def _codes(container: str, codes: list[int]) -> Manifest:
+    return {"containerName": container, "operator": "In", "values": codes}

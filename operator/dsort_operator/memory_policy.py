@@ -124,13 +124,20 @@ def step(
     if wait is not None and wait > 0:
         level = before.level
     moved = level != before.level
+    above = (
+        _above_abort(usages, marks=marks, followed=before.above_abort_pod) if level == HIGHEST_LEVEL else None
+    )
+    goes_on = above is not None and above.pod == before.above_abort_pod
     memory = before.model_copy(
         update={
             "level": level,
             "level_since": stamp if moved else before.level_since,
-            "above_abort_since": (before.above_abort_since or stamp)
-            if level == HIGHEST_LEVEL and _above_abort(usages, marks=marks) is not None
+            "above_abort_since": before.above_abort_since
+            if goes_on
+            else stamp
+            if above is not None
             else None,
+            "above_abort_pod": above.pod if above is not None else None,
         }
     )
     return Step(memory=memory, cause=cause if moved else None, wait=interval if moved else wait)
@@ -140,18 +147,20 @@ def exceeded(
     before: JobMemory, *, usages: Sequence[Usage], marks: Marks, now: datetime
 ) -> tuple[Usage | None, float | None]:
     """The pod that has been above abortAt for too long at the highest level; or else seconds until one will have been."""
-    worst = _above_abort(usages, marks=marks)
-    if worst is None or before.above_abort_since is None:
+    above = _above_abort(usages, marks=marks, followed=before.above_abort_pod)
+    if above is None or above.pod != before.above_abort_pod or before.above_abort_since is None:
         return None, None
     wait = left(before.above_abort_since, seconds=marks.abort_after, now=now)
-    return (None, wait) if wait > 0 else (worst, None)
+    return (None, wait) if wait > 0 else (above, None)
 
 
 def _worst(usages: Sequence[Usage]) -> Usage:
     return max(usages, key=lambda usage: (usage.percent, -usage.rank))
 
 
-def _above_abort(usages: Sequence[Usage], *, marks: Marks) -> Usage | None:
-    """The worst pod above abortAt. Not by its working set: file cache is part of that, and goes when memory is needed."""
+def _above_abort(usages: Sequence[Usage], *, marks: Marks, followed: str | None) -> Usage | None:
+    """The pod above abortAt that is `followed` already, or else the worst of them. Not by its working set: file cache is part of
+    that, and goes when memory is needed.
+    """
     above = [usage for usage in usages if usage.percent >= marks.abort and not usage.working_set]
-    return _worst(above) if above else None
+    return next((usage for usage in above if usage.pod == followed), _worst(above) if above else None)

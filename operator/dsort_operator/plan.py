@@ -11,7 +11,7 @@ from datetime import datetime
 from dsort_api.labels import MANAGED_BY
 from dsort_api.messages import Failure, JobDefinition
 from dsort_api.reasons import Reason
-from dsort_api.spec import DSortJobSpec
+from dsort_api.spec import IMMUTABLE, DSortJobSpec
 from dsort_api.status import ConditionType
 from dsort_operator.actions import (
     CreateDefinition,
@@ -62,7 +62,7 @@ def _decide(draft: Draft) -> None:
     spec = draft.spec
     if has_ended(draft.world.status):
         _after_end(draft)
-    elif draft.done or (draft.durable and _would_end(draft)):
+    elif draft.done or draft.kept or (draft.durable and _would_end(draft)):
         _complete(draft)
     elif draft.world.deleting or draft.world.namespace_deleting:
         leave(draft)
@@ -115,6 +115,11 @@ def _unsuitable(draft: Draft, spec: DSortJobSpec) -> Failure | None:
     pods = _pods(draft, spec)
     if world.workers is not None or spec.suspend or not pods or missing_claims(spec, claims=world.claims):
         return None
+    if world.definition is not None and any(
+        getattr(world.definition.spec, name) != getattr(spec, name) for name in IMMUTABLE
+    ):
+        message = "spec: the ConfigMap that is to freeze it holds another; create another DSortJob"
+        return Failure(reason=Reason.INVALID_SPEC, message=message)
     wrong = unsuitable(spec, pods=pods, claims=world.claims, allow_host_paths=draft.settings.allow_host_paths)
     return Failure(reason=Reason.INVALID_SPEC, message=wrong) if wrong is not None else None
 
@@ -166,6 +171,7 @@ def _end_stragglers(draft: Draft) -> None:
     draft.active = any(not pod.succeeded for pod in draft.world.live_pods)
     if draft.active:
         end_workers(draft)
+        draft.wake(draft.settings.look_again_seconds)
 
 
 # Life
@@ -177,6 +183,8 @@ def _hold(draft: Draft) -> None:
     draft.not_ready(Why.SUSPENDED, "the job is suspended")
     draft.not_throttled(Why.NOT_THROTTLED, "the job is suspended")
     end_workers(draft)
+    if draft.world.live_pods:
+        draft.wake(draft.settings.look_again_seconds)
 
 
 def _go_on(draft: Draft, spec: DSortJobSpec) -> None:
@@ -192,6 +200,7 @@ def _go_on(draft: Draft, spec: DSortJobSpec) -> None:
         _start(draft, spec)
     elif workers.deleting:
         draft.not_ready(Why.REPLACING, "an earlier Job is being deleted")
+        draft.wake(draft.settings.look_again_seconds)
     elif workers.suspended and draft.queue:
         draft.not_ready(Why.QUEUED, queued)
     elif workers.suspended:
@@ -207,6 +216,7 @@ def _start(draft: Draft, spec: DSortJobSpec) -> None:
     world, definition = draft.world, draft.world.definition
     if world.live_pods:
         draft.not_ready(Why.REPLACING, "pods of an earlier Job still end")
+        draft.wake(draft.settings.look_again_seconds)
     elif missing := missing_claims(spec, claims=world.claims):
         draft.not_ready(Why.MISSING_CLAIM, f"there is no claim {' nor '.join(missing)}")
         draft.wake(draft.settings.look_again_seconds)
@@ -272,7 +282,7 @@ def _run(draft: Draft, spec: DSortJobSpec, workers: WorkersJob) -> None:
         _complete(draft)  # the ranks that are missing have nothing left to do
     else:
         # Half of the pods would keep others from the room that they themselves do not use.
-        draft.act(SuspendWorkers(suspended=True))
+        draft.act(SuspendWorkers(uid=workers.uid, suspended=True))
         draft.not_ready(
             Why.RELEASED,
             f"the ranks were not all ready within spec.startDeadlineSeconds ({spec.start_deadline_seconds}), so all are "
@@ -293,5 +303,5 @@ def _try_again(draft: Draft, workers: WorkersJob) -> None:
             draft.not_ready(Why.RELEASED, was.message)
             draft.wake(wait)
             return
-    draft.act(SuspendWorkers(suspended=False))
+    draft.act(SuspendWorkers(uid=workers.uid, suspended=False))
     draft.not_ready(Why.STARTING, "the job's pods are started again")

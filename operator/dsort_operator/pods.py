@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dsort_api.budgets import pod_limit
 from dsort_api.labels import (
     CLEANUP_COMPONENT,
+    CLEANUP_CONTAINER,
     CONTROL_PORT,
     DATA_PORT,
     METRICS_PORT,
@@ -79,7 +80,7 @@ def cleanup_template(definition: JobDefinition, *, settings: Settings) -> Templa
     mount = mount_of(spec.output.url, field="spec.output.url", read_only=False)
     claims = ["--pvc", f"{mount.claim}={mount.path}"] if mount.claim else []
     container = {
-        **_container("cleanup", settings=settings),
+        **_container(CLEANUP_CONTAINER, settings=settings),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "command": ["dsort", "clean"],
         "args": [spec.output.url, "--job", definition.id, *claims],
@@ -167,8 +168,10 @@ def _worker(
 def _resources(spec: DSortJobSpec, *, lanes: int) -> Template:
     given = (spec.workers.template or PodTemplate()).spec.resources
     memory = pod_limit(spec)
+    # With a limit alone Kubernetes sets aside what the limit is.
+    cpu = {} if "cpu" in given.limits else {"cpu": f"{lanes * _CPU_OF_LANE}m"}
     return {
-        "requests": {"cpu": f"{lanes * _CPU_OF_LANE}m", "memory": memory, **given.requests},
+        "requests": {**cpu, "memory": memory, **given.requests},
         "limits": {**given.limits, "memory": memory},
     }
 

@@ -39,7 +39,10 @@ def readiness(world: World, *, lanes: int, silence: float) -> Readiness:
         for rank in _ranks(pod, lanes=lanes)
     )
     wrong = sorted(
-        (one for pod in pods.values() for one in _wrong(world, pod, lanes=lanes, silence=silence)),
+        (
+            *(one for pod in pods.values() for one in _wrong(world, pod, lanes=lanes, silence=silence)),
+            *_refused(world, lanes=lanes),
+        ),
         key=lambda one: one.rank,
     )
     return Readiness(
@@ -58,7 +61,7 @@ def _ranks(pod: WorkerPod, *, lanes: int) -> range:
 def _is_ready(world: World, pod: WorkerPod, *, rank: int, silence: float) -> bool:
     if pod.succeeded:
         return True
-    if not pod.live or pod.deleting:
+    if not pod.live or pod.deleting or rank in world.refused:
         return False
     report = world.reports.get(rank)
     return pod.ready or (report is not None and report.pod == pod.uid and report.age < silence)
@@ -76,7 +79,8 @@ def _wrong(world: World, pod: WorkerPod, *, lanes: int, silence: float) -> Itera
     for rank in _ranks(pod, lanes=lanes):
         report = world.reports.get(rank)
         if rank in world.refused:
-            reason, message = Reason.PROTOCOL_MISMATCH, world.refused[rank]
+            reason = Reason.PROTOCOL_MISMATCH if world.refused[rank].lasting else "Refused"
+            message = f"rank {rank} {world.refused[rank].message}"
         elif report is None or report.pod != pod.uid or pod.succeeded:
             continue
         elif report.observed.failure is not None:
@@ -86,6 +90,14 @@ def _wrong(world: World, pod: WorkerPod, *, lanes: int, silence: float) -> Itera
         else:
             continue
         yield AbnormalRank(rank=rank, pod=pod.name, reason=reason, message=one_line(message))
+
+
+def _refused(world: World, *, lanes: int) -> Iterator[AbnormalRank]:
+    """What keeps Kubernetes from making pods, as a complaint about the first rank that has none."""
+    if world.pods_refused and world.workers is not None:
+        there = {pod.index for pod in world.pods if pod.live or pod.succeeded}
+        first = next(index for index in range(world.workers.completions) if index not in there)
+        yield AbnormalRank(rank=first * lanes, reason="FailedCreate", message=one_line(world.pods_refused))
 
 
 def _word(reason: str) -> str:

@@ -109,7 +109,7 @@ class Reconciler:
 
     async def _steer(self, world: World, wanted: act.Plan) -> None:
         definition = self.gatherer.definition
-        if definition is None or not (world.pods or world.reports):
+        if definition is None or not (world.pods or self.control.has_ranks):
             return
         token = await self.gatherer.read_token(world)
         if token is None:
@@ -131,7 +131,7 @@ class Reconciler:
             await self._do(action, world)
         except ApiError as error:
             if error.is_namespace_ending:
-                self.gatherer.namespace_ending = True
+                self.sight.namespace_ending = True
             elif error.is_lasting:
                 self.gatherer.denied[name] = error.message
             else:
@@ -161,15 +161,11 @@ class Reconciler:
                     definition, namespace=namespace, suspended=suspended, queue=queue, settings=self.settings
                 )
                 self.sight.note(await self._create(BATCH, "jobs", body, world))
-            case act.SuspendWorkers(suspended=suspended):
-                answer = await self.kube.merge(job_path, {"spec": {"suspend": suspended}})
-                if answer is not None:
-                    self.sight.note(answer)
+            case act.SuspendWorkers(uid=uid, suspended=suspended):
+                self._note(uid, await self.kube.merge(job_path, {"spec": {"suspend": suspended}}))
             case act.DeleteWorkers(uid=uid):
                 await self.kube.delete(job_path, uid=uid, propagation="Foreground")
-                answer = await self.kube.get(job_path)
-                if answer is not None:
-                    self.sight.note(answer)
+                self._note(uid, await self.kube.get(job_path))
             case act.CreateCleanup(definition=definition, owned=owned):
                 body = manifests.cleanup_job(
                     definition, namespace=namespace, owned=owned, settings=self.settings
@@ -190,9 +186,17 @@ class Reconciler:
                     "lastTransitionTime": self.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
                 }
                 status = {"phase": "Failed", "conditions": [condition]}
-                await self.kube.merge(path, {"metadata": {"uid": uid}, "status": status}, kind=STRATEGIC)
+                change = {"metadata": {"uid": uid}, "status": status}
+                self._note(uid, await self.kube.merge(path, change, kind=STRATEGIC))
             case _:
                 assert_never(action)
+
+    def _note(self, uid: str, answer: Body | None) -> None:
+        """What became of a child. Without it the next plan would ask for the same again, and at once."""
+        if answer is None or part(answer, "metadata").get("uid") != uid:
+            self.sight.note_gone(uid)
+        if answer is not None:
+            self.sight.note(answer)
 
     async def _create(
         self, prefix: str, plural: str, body: dict[str, Any], world: World, *, owned: bool = True

@@ -7,13 +7,14 @@ among them is forgotten. A uid is never used twice, so what is gone stays gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dsort_api.labels import FINALIZER, MANAGED_BY
 from dsort_api.status import State
 from dsort_operator.children import Body, items, part
+from dsort_operator.naming import base_name, cleanup_name
 
 _ENDS: Final = frozenset({"Complete", "Failed"})
 _KEPT_METADATA: Final = (
@@ -24,6 +25,7 @@ _KEPT_METADATA: Final = (
     "resourceVersion",
     "creationTimestamp",
     "deletionTimestamp",
+    "ownerReferences",
 )
 _KEPT_SPEC: Final = ("nodeName", "suspend", "completions")
 _NONE: Final[tuple[Body, ...]] = ()
@@ -80,6 +82,8 @@ class JobSight:
         self._answers: dict[str, Body] = {}
         self._gone: set[str] = set()
         self._is_gone = False
+        self.namespace_ending = False
+        """Whether the namespace was seen to go. It never stays after that."""
 
     @property
     def job(self) -> Body | None:
@@ -101,6 +105,11 @@ class JobSight:
         """The API server's answer to a request of ours."""
         self._answers[part(body, "metadata")["uid"]] = body
 
+    def note_gone(self, uid: str) -> None:
+        """The API server's answer to a request of ours: there is no such object."""
+        self._gone.add(uid)
+        self._answers.pop(uid, None)
+
     def vanished(self) -> None:
         """The DSortJob is not there any more, although no watch said so yet."""
         self._is_gone = True
@@ -116,9 +125,8 @@ class JobSight:
             for kind, bodies in (("Pod", pods), ("Job", workloads))
             for body in bodies
         }
-        self._gone |= known - there.keys()
-        for uid in self._gone:
-            self._answers.pop(uid, None)
+        for uid in known - there.keys():
+            self.note_gone(uid)
         self._answers.update(there)
 
     @property
@@ -126,13 +134,17 @@ class JobSight:
         return self._merged(self._sight.workloads, "Job")
 
     def _merged(self, index: Index, kind: str) -> list[Body]:
+        job = next(iter(self._sight.jobs.get(self.uid, _NONE)), None)
+        if job is None:
+            return []
         seen = {
             part(body, "metadata").get("uid", ""): self._newest(body) for body in index.get(self.uid, _NONE)
         }
         for uid, body in self._answers.items():
             if body.get("kind") == kind:
                 seen.setdefault(uid, body)
-        return [body for uid, body in seen.items() if uid not in self._gone]
+        belongs = belongs_of(job)[kind]
+        return [body for uid, body in seen.items() if uid not in self._gone and belongs(body)]
 
     def _newest(self, seen: Body) -> Body:
         uid = part(seen, "metadata").get("uid", "")
@@ -144,6 +156,37 @@ class JobSight:
         # The watch has caught up: from now on it will also tell of the end.
         del self._answers[uid]
         return seen
+
+
+def belongs_of(job: Body) -> Mapping[str, Callable[[Body], bool]]:
+    """What makes a Job or a pod one of the DSortJob, by kind: its place and who controls it. Labels anybody may write.
+
+    A pod's Job may be gone before it, so it counts what that Job was called: who may make pods there may read the job's
+    Secret anyway.
+    """
+    metadata = part(job, "metadata")
+    uid, namespace = metadata["uid"], metadata.get("namespace")
+    cleanup = cleanup_name(metadata["name"], uid=uid)
+    names = {base_name(metadata["name"], uid=uid), cleanup}
+
+    def of_job(body: Body) -> bool:
+        controller = _controller(body)
+        own = controller.get("uid") == uid or (
+            not controller and part(body, "metadata").get("name") == cleanup
+        )
+        return own and part(body, "metadata").get("namespace") == namespace
+
+    def of_pod(body: Body) -> bool:
+        controller = _controller(body)
+        own = controller.get("kind") == "Job" and controller.get("name") in names
+        return own and part(body, "metadata").get("namespace") == namespace
+
+    return {"Job": of_job, "Pod": of_pod}
+
+
+def _controller(body: Body) -> Body:
+    owners = items(part(body, "metadata"), "ownerReferences")
+    return next((owner for owner in owners if owner.get("controller")), {})
 
 
 def version(body: Body) -> int:
@@ -188,4 +231,5 @@ def is_at_rest(body: Body) -> bool:
         return False
     if part(body, "metadata").get("deletionTimestamp"):
         return True
-    return is_terminal(body) and part(body, "spec").get("ttlSecondsAfterFinished") is None
+    seen = part(body, "status").get("observedGeneration") == part(body, "metadata").get("generation")
+    return is_terminal(body) and seen and part(body, "spec").get("ttlSecondsAfterFinished") is None

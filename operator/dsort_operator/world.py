@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Self
 
-from dsort_api.labels import FIELD_MANAGER
+from dsort_api.labels import FIELD_MANAGER, FINALIZER
 from dsort_api.messages import JobDefinition, Observed, Phase, Progress
 from dsort_api.reasons import DSortError
 from dsort_api.spec import DSortJob, load_job
@@ -33,15 +33,23 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a rank does not take this operator's requests, as what follows its name. lasting: it would say the same again."""
+
+    message: str
+    lasting: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """All that a plan is made from, for one DSortJob.
 
-    job is None when its spec does not load, and problem says why. definition is what the ConfigMap holds. nodes: how many
+    job is None when its spec does not load, and problem says why. held: the operator's finalizer is on it. definition is what the ConfigMap holds. nodes: how many
     schedulable nodes match the template (`nodes.count_nodes`); None when nobody looked. claims: the access modes of
     each claim that the job names (`volumes.claims_of`), None for one that is not there. lost_nodes: since when each node of these pods is not Ready.
-    short_nodes: those of them that are short of memory. measured: working set and memory limit of pods that do not answer, as the
-    cluster measures them, by uid. reports, refused: by rank; the latter is why a rank
-    does not take this operator's requests. denied: what the API server said to an action that it refused for good (403,
+    short_nodes: those of them that are short of memory. pods_refused: what the API server says to the Job controller about pods that are
+    missing. measured: working set and memory limit of pods that do not answer, as the
+    cluster measures them, by uid. reports, refused: by rank. denied: what the API server said to an action that it refused for good (403,
     422), by the action's class name. written: when the status was written last.
     """
 
@@ -54,6 +62,7 @@ class World:
     created: datetime | None = None
     deleted: datetime | None = None
     foreground: bool = False
+    held: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     managed_by: str = ""
     status: DSortJobStatus = field(default_factory=DSortJobStatus)
@@ -66,10 +75,11 @@ class World:
     nodes: int | None = None
     lost_nodes: Mapping[str, datetime] = field(default_factory=dict)
     short_nodes: frozenset[str] = frozenset()
+    pods_refused: str = ""
     measured: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     claims: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
     reports: Mapping[int, Report] = field(default_factory=dict)
-    refused: Mapping[int, str] = field(default_factory=dict)
+    refused: Mapping[int, Refusal] = field(default_factory=dict)
     denied: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -86,7 +96,7 @@ class World:
         claims: Mapping[str, tuple[str, ...] | None] | None = None,
         namespace_deleting: bool = False,
         reports: Mapping[int, Report] | None = None,
-        refused: Mapping[int, str] | None = None,
+        refused: Mapping[int, Refusal] | None = None,
         denied: Mapping[str, str] | None = None,
     ) -> Self:
         """From a DSortJob and its children, as the API server gave them."""
@@ -108,6 +118,7 @@ class World:
             created=time_of(metadata.get("creationTimestamp")),
             deleted=time_of(metadata.get("deletionTimestamp")),
             foreground=_FOREGROUND in (metadata.get("finalizers") or ()),
+            held=FINALIZER in (metadata.get("finalizers") or ()),
             labels=part(metadata, "labels"),
             managed_by=managed_by if isinstance(managed_by, str) else "",
             status=load_status(body.get("status")),

@@ -143,6 +143,40 @@ def test_what_the_cluster_cannot_do_is_refused_with_the_field(place: Place) -> N
     assert place.items("/apis/batch/v1/jobs") == []
 
 
+def test_a_quota_that_keeps_pods_from_being_made_is_told_and_the_job_goes_on_without_it(place: Place) -> None:
+    place.shards()
+    quotas = f"/api/v1/namespaces/{place.namespace}/resourcequotas"
+    place.plane.request("POST", quotas, {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}})
+    with place.operator():
+        place.apply("poor")
+
+        def ready() -> dict[str, str]:
+            found: dict[str, str] = conditions_of(place.job("poor")).get("WorkersReady", {})
+            return found
+
+        await_that(lambda: ready().get("reason") == "FailedCreate", "the quota is told of")
+        assert "0 of 2 ranks are ready" in ready()["message"]
+        assert "quota" in ready()["message"]
+        assert place.pods == []
+        place.plane.request("DELETE", f"{quotas}/none")
+        place.await_job("poor", Complete=True)
+
+
+def test_a_job_that_has_ended_follows_its_generation(place: Place) -> None:
+    """Who compares the two would wait for ever."""
+    place.shards()
+    with place.operator():
+        place.apply("ended", dryRun=True)
+        place.await_job("ended", Complete=True)
+        place.change("ended", suspend=True)
+        await_that(
+            lambda: place.job("ended")["status"]["observedGeneration"] == 2, "the new generation is seen"
+        )
+        job = place.job("ended")
+        assert job["metadata"]["generation"] == 2
+        assert job["status"]["state"] == "Complete"
+
+
 def test_a_job_of_another_manager_is_left_alone_and_one_with_a_time_to_live_goes(place: Place) -> None:
     place.shards()
     with place.operator():

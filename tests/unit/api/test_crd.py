@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic.alias_generators import to_camel
 
 from dsort_api.crd import EXTRAS, FILE, custom_resource_definition, main, structural, to_yaml
-from dsort_api.spec import DSortJobSpec
+from dsort_api.spec import IMMUTABLE, DSortJobSpec
 
 ROOT = Path(__file__).resolve().parents[3]
 CRD = custom_resource_definition()
@@ -123,6 +124,7 @@ def test_all_is_immutable_but_what_holds_ends_and_limits_a_job() -> None:
         "startDeadlineSeconds",
         "ttlSecondsAfterFinished",
     }
+    assert changeable | {"managedBy", *map(to_camel, IMMUTABLE)} == NODES["spec"]["properties"].keys()
     for name, node in NODES["spec"]["properties"].items():
         rules = [one["rule"] for one in node.get("x-kubernetes-validations", ())]
         if name == "managedBy":

@@ -163,12 +163,13 @@ async def test_a_refusal_is_final_and_one_line() -> None:
     async with driven(FakeRank(), board(), token="wrong") as (link, _):
         pass
     assert link.refused is not None
-    assert link.refused.reason is Reason.PROTOCOL_MISMATCH
+    assert not link.refused.lasting  # somebody else may have the address
     rank = FakeRank(statuses=[426])
     async with driven(rank, board()) as (link, _):
         pass
     assert link.refused is not None
-    assert link.refused.message == "a rank refused control (426): for a reason"
+    assert link.refused.lasting
+    assert link.refused.message == "refused control (426): for a reason"
 
 
 @pytest.mark.asyncio
@@ -188,10 +189,10 @@ async def test_driver_and_rank_speak_the_newest_version_that_both_know(
             wishes.order_stop(Stop(reason=Reason.MEMORY_LIMIT_EXCEEDED, message="too much"))
     if spoken is None:
         assert link.refused is not None
-        assert link.refused.reason is Reason.PROTOCOL_MISMATCH
+        assert link.refused.lasting
         words = " and ".join(map(str, speaks))
         assert link.refused.message == (
-            f"a rank refused control (426): this rank speaks protocol {words}, the request has 2"
+            f"refused control (426): this rank speaks protocol {words}, the request has 2"
         )
         assert rank.told == []
         return
@@ -212,6 +213,27 @@ async def test_the_exchange_ends_with_a_process_that_is_gone() -> None:
         link.over = True
         await link.run()
     assert link.observed is None
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_cannot_be_read_is_none_and_it_is_asked_again() -> None:
+    rank = FakeRank(statuses=[200], phase=Phase.COMPLETE)  # with words that are no state
+    async with driven(rank, board()) as (link, _):
+        pass
+    assert link.observed is not None
+
+
+@pytest.mark.asyncio
+async def test_of_a_process_that_has_ended_the_answer_that_is_on_its_way_is_heard_and_no_other() -> None:
+    rank, wishes = FakeRank(), board(wait_seconds=30.0)
+    async with asyncio.timeout(10), driven(rank, wishes) as (link, _):
+        await until(lambda: len(rank.told) == 2)  # the second is held
+        link.over = True
+        link.tell()
+        await rank.become(Phase.CREATE)
+    assert link.observed is not None
+    assert link.observed.phase is Phase.CREATE
+    assert len(rank.told) == 2
 
 
 @pytest.mark.asyncio

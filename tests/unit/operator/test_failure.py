@@ -11,7 +11,7 @@ from dsort_api.messages import Failure
 from dsort_api.reasons import EXIT_CODES, Reason
 from dsort_operator.children import WorkerPod, WorkersJob
 from dsort_operator.failure import end_of, lasting_failure, newest, one_line
-from dsort_operator.world import Report, World
+from dsort_operator.world import Refusal, Report, World
 from tests.support.worlds import (
     T0,
     definition_of,
@@ -30,7 +30,7 @@ def world(
     *pods: WorkerPod,
     workers: WorkersJob | None = None,
     reports: dict[int, Report] | None = None,
-    refused: dict[int, str] | None = None,
+    refused: dict[int, Refusal] | None = None,
 ) -> World:
     body = job_body()
     seen = World.of(body, definition=definition_of(body), reports=reports, refused=refused)
@@ -83,7 +83,13 @@ def policy(code: int) -> WorkersJob:
         pytest.param(world(failed_pod(1, exit_code=143)), None, "", id="an orderly end"),
         pytest.param(world(failed_pod(1, exit_code=None)), None, "", id="a pod that never ran"),
         pytest.param(
-            world(refused={1: "protocol 2"}), Reason.PROTOCOL_MISMATCH, "rank 1: protocol 2", id="refused"
+            world(refused={1: Refusal(message="refused it", lasting=True)}),
+            Reason.PROTOCOL_MISMATCH,
+            "rank 1 refused it",
+            id="refused",
+        ),
+        pytest.param(
+            world(refused={1: Refusal(message="refused it", lasting=False)}), None, "", id="refused for now"
         ),
         pytest.param(
             world(workers=policy(6)), Reason.CORRUPT_SHARD, "exit code 6", id="the verdict has the code"

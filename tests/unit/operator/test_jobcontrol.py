@@ -231,10 +231,28 @@ async def test_a_refusal_is_known_and_asked_again(monkeypatch: pytest.MonkeyPatc
     async with room(rank) as here:
         await here.steer(rank.pod(), ranks=1)
         await until(here.control.refused)
-        assert "401" in here.control.refused()[0]
+        refusal = here.control.refused()[0]
+        assert (refusal.message, refusal.lasting) == ("refused control (401): not mine", False)
         rank.refuse = 0
         await until(lambda: 0 in here.control.reports())
         assert here.control.refused() == {}
+
+
+@pytest.mark.asyncio
+async def test_where_a_pod_was_nobody_is_asked_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address may be somebody else's, to whom the token is to be no business."""
+    monkeypatch.setattr("dsort_operator.jobcontrol._REFUSED_PAUSE", 0.01)
+    silent, other = Rank(0, "a"), Rank(1, "b", refuse=401)
+    async with room(other) as here:  # nobody listens where the first is to be
+        pods = (silent.pod(), other.pod())
+        await here.steer(*pods)
+        await until(lambda: 1 in here.control.refused())
+        assert here.control.has_ranks
+        await here.steer()
+        assert here.control.refused() == {}
+        following = [one.following for one in here.control._ranks.values()]
+        await until(lambda: all(task is not None and task.done() for task in following))
+        assert here.control.reports() == {}
 
 
 def test_the_more_ranks_the_longer_they_hold_their_answers() -> None:

@@ -76,6 +76,14 @@ def test_manifest_is_word_for_word(name: str, manifest: dict[str, Any]) -> None:
     assert manifest == json.loads((GOLDEN / f"{name}.json").read_text())
 
 
+def test_limit_of_cpu_is_what_is_requested_where_nothing_else_is_said() -> None:
+    """By Kubernetes itself. More than the limit could be requested of no node."""
+    template = {"spec": {"resources": {"limits": {"cpu": "250m"}}}}
+    (container,) = pod_of(workers(definition_of(job_body(workers={"template": template}))))["containers"]
+    assert "cpu" not in container["resources"]["requests"]
+    assert container["resources"]["limits"]["cpu"] == "250m"
+
+
 @pytest.mark.parametrize("job", [workers(PLAIN), workers(FULL), cleanup(PLAIN), cleanup(FULL)])
 def test_pods_stand_the_restricted_standard_and_have_no_token(job: dict[str, Any]) -> None:
     pod = pod_of(job)

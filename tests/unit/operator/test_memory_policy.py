@@ -28,9 +28,12 @@ def at(seconds: float) -> datetime:
     return T0 + timedelta(seconds=seconds)
 
 
-def level(number: int, *, since: float = -100.0, above: float | None = None) -> JobMemory:
+def level(number: int, *, since: float = -100.0, above: float | None = None, pod: str = "p-0") -> JobMemory:
     return JobMemory(
-        level=number, level_since=at(since), above_abort_since=None if above is None else at(above)
+        level=number,
+        level_since=at(since),
+        above_abort_since=None if above is None else at(above),
+        above_abort_pod=None if above is None else pod,
     )
 
 
@@ -133,13 +136,25 @@ def test_time_above_the_abort_mark_counts_at_the_highest_level_only() -> None:
 
 
 def test_pod_that_stays_above_the_abort_mark_is_too_much() -> None:
-    before = level(HIGHEST_LEVEL, above=0)
+    before = level(HIGHEST_LEVEL, above=0, pod="p-1")
     pods = [usage(94), usage(97, rank=1), usage(96, rank=2), usage(99, rank=3, working_set=True)]
     assert exceeded(before, usages=pods, marks=MARKS, now=at(29)) == (None, 1.0)
     assert exceeded(before, usages=pods, marks=MARKS, now=at(30)) == (pods[1], None)
     assert exceeded(before, usages=pods[:1], marks=MARKS, now=at(99)) == (None, None)
     assert exceeded(before, usages=(), marks=MARKS, now=at(99)) == (None, None)
     assert exceeded(level(HIGHEST_LEVEL), usages=pods, marks=MARKS, now=at(99)) == (None, None)
+
+
+def test_time_above_the_abort_mark_is_one_pods_own() -> None:
+    """That another was there before it says nothing of a pod that has just come so far."""
+    first, second = usage(96), usage(99, rank=1)
+    before = look(level(3), first).memory
+    both = look(before, first, second, seconds=20).memory
+    assert (both.above_abort_pod, both.above_abort_since) == (first.pod, T0)
+    other = look(both, usage(50), second, seconds=29).memory
+    assert (other.above_abort_pod, other.above_abort_since) == (second.pod, at(29))
+    assert exceeded(both, usages=[usage(50), second], marks=MARKS, now=at(31)) == (None, None)
+    assert exceeded(other, usages=[usage(50), second], marks=MARKS, now=at(59)) == (second, None)
 
 
 @pytest.mark.parametrize(

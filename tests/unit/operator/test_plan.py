@@ -12,6 +12,7 @@ import pytest
 from dsort_api.labels import QUEUE_LABEL
 from dsort_api.messages import Phase, Stop
 from dsort_api.reasons import Reason
+from dsort_api.spec import load_job
 from dsort_api.status import Condition, State
 from dsort_operator.actions import (
     CreateCleanup,
@@ -28,8 +29,19 @@ from dsort_operator.actions import (
 )
 from dsort_operator.children import CleanupJob
 from dsort_operator.plan import plan
+from dsort_operator.world import Refusal
 from tests.support.clusters import SETTINGS, Cluster
-from tests.support.worlds import T0, failed_pod, failure, job_body, report, worker_pod, workers_job
+from tests.support.worlds import (
+    SHARED,
+    T0,
+    definition_of,
+    failed_pod,
+    failure,
+    job_body,
+    report,
+    worker_pod,
+    workers_job,
+)
 
 
 def names(todo: Plan) -> list[str]:
@@ -278,7 +290,7 @@ def test_lasting_failure_ends_the_job_with_its_reason(fail: Callable[[Cluster], 
     second = cluster.reconcile()
     assert second is not None
     if fail is not fail_by_verdict:
-        assert second.actions == (SuspendWorkers(suspended=True),)
+        assert second.actions == (SuspendWorkers(uid="job-1", suspended=True),)
     assert second.stop == first.stop
     turn(cluster, 2)
     assert not cluster.pods or not any(pod.live for pod in cluster.pods)
@@ -295,6 +307,57 @@ def test_lasting_failure_ends_the_job_with_its_reason(fail: Callable[[Cluster], 
     assert failed.message == condition(cluster, "FailureTarget").message
     assert state(cluster) is State.FAILED
     assert not cluster.finalizer
+
+
+def test_result_that_was_there_to_be_taken_back_completes_the_job() -> None:
+    """Its ranks had written it, and were killed before they could say so."""
+    cluster = running()
+    fail_by_exit_code(cluster)
+    turn(cluster, 3)
+    cluster.settle()
+    assert cluster.cleanups == 1
+    assert state(cluster) is State.STOPPING
+    cluster.cleanup = CleanupJob(created=cluster.now, failed=True, kept=True, message="exit code 22")
+    last = cluster.settle()
+    assert last is not None
+    assert state(cluster) is State.COMPLETE
+    assert not cluster.finalizer
+    assert "CleanupFailed" not in [event.reason for event in last.events]
+
+
+def test_definition_that_holds_another_spec_makes_no_pods() -> None:
+    """Its name is known before it is there, and so are the marks of a child."""
+    cluster = Cluster(body=job_body())
+    forged = definition_of(job_body(input={"url": "file:///etc"}))
+    made = plan(replace(cluster.world(), definition=forged, claims=SHARED), now=T0, settings=SETTINGS)
+    assert made.actions == ()
+    (failed,) = [one for one in made.status.conditions if one.type == "Failed"]
+    assert failed.reason == "InvalidSpec"
+    assert "ConfigMap" in failed.message
+
+
+def test_quota_that_keeps_pods_from_being_made_is_told() -> None:
+    world = running().world()
+    seen = replace(world, pods=world.pods[:1], pods_refused='pods "x" is forbidden: exceeded quota: small')
+    made = plan(seen, now=T0, settings=SETTINGS)
+    (ready,) = [one for one in made.status.conditions if one.type == "WorkersReady"]
+    assert (ready.status, ready.reason) == ("False", "FailedCreate")
+    assert ready.message == '1 of 2 ranks are ready; pods "x" is forbidden: exceeded quota: small'
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        {"workers": workers_job(deleting=True)},
+        {"workers": None},
+        {"workers": workers_job(suspended=True), "job": load_job(job_body(suspend=True), strict=True)},
+    ],
+    ids=["an earlier Job is being deleted", "its pods still end", "suspended, and pods still end"],
+)
+def test_what_a_watch_may_miss_is_looked_at_again(seen: dict[str, Any]) -> None:
+    made = plan(replace(running().world(), **seen), now=T0, settings=SETTINGS)
+    assert made.wake_after is not None
+    assert made.wake_after <= SETTINGS.look_again_seconds
 
 
 def test_what_another_try_may_not_meet_again_is_tried_again() -> None:
@@ -320,11 +383,23 @@ def test_used_up_tries_name_the_pod_that_used_them_up() -> None:
 
 
 def test_operator_that_a_rank_does_not_understand_ends_the_job() -> None:
-    world = replace(running().world(), refused={1: "protocol 2 is not 1"})
+    refusal = Refusal(message="refused control: protocol 2 is not 1", lasting=True)
+    world = replace(running().world(), refused={1: refusal})
     target = next(
         one for one in plan(world, now=T0, settings=SETTINGS).status.conditions if one.type == "FailureTarget"
     )
-    assert (target.reason, target.message) == ("ProtocolMismatch", "rank 1: protocol 2 is not 1")
+    assert target.reason == "ProtocolMismatch"
+    assert target.message == "rank 1 refused control: protocol 2 is not 1"
+
+
+def test_rank_that_refuses_for_now_is_not_ready_and_the_job_goes_on() -> None:
+    """Somebody else may have the address of a pod that is gone."""
+    refusal = Refusal(message="refused control (401): not mine", lasting=False)
+    made = plan(replace(running().world(), refused={1: refusal}), now=T0, settings=SETTINGS)
+    assert made.stop is None
+    ready = next(one for one in made.status.conditions if one.type == "WorkersReady")
+    assert (ready.status, ready.reason) == ("False", "Refused")
+    assert ready.message == "1 of 2 ranks are ready; rank 1 refused control (401): not mine"
 
 
 def test_result_that_stands_beats_what_fails_after_it() -> None:
@@ -461,7 +536,7 @@ def test_suspension_frees_the_pods_and_resumption_starts_them_at_once() -> None:
     cluster.edit(suspend=True)
     held = cluster.reconcile()
     assert held is not None
-    assert held.actions == (SuspendWorkers(suspended=True),)
+    assert held.actions == (SuspendWorkers(uid="job-1", suspended=True),)
     assert held.stop is None
     assert cluster.status.active_seconds == 30
     turn(cluster, 2)
@@ -472,7 +547,7 @@ def test_suspension_frees_the_pods_and_resumption_starts_them_at_once() -> None:
     cluster.edit(suspend=False)
     resumed = cluster.reconcile()
     assert resumed is not None
-    assert resumed.actions == (SuspendWorkers(suspended=False),)
+    assert resumed.actions == (SuspendWorkers(uid="job-1", suspended=False),)
     assert "Resumed" in [event.reason for event in resumed.events]
     turn(cluster, 2)
     cluster.settle()
@@ -598,7 +673,7 @@ def test_pods_that_do_not_all_start_are_released_and_tried_again() -> None:
     cluster.wait(60)
     released = cluster.reconcile()
     assert released is not None
-    assert released.actions == (SuspendWorkers(suspended=True),)
+    assert released.actions == (SuspendWorkers(uid="job-1", suspended=True),)
     assert condition(cluster, "WorkersReady").reason == "Released"
     assert "0/2 nodes are available" in condition(cluster, "WorkersReady").message
     said = condition(cluster, "WorkersReady").message
@@ -613,7 +688,7 @@ def test_pods_that_do_not_all_start_are_released_and_tried_again() -> None:
     cluster.wait(pause.wake_after)
     again = cluster.reconcile()
     assert again is not None
-    assert again.actions == (SuspendWorkers(suspended=False),)
+    assert again.actions == (SuspendWorkers(uid="job-1", suspended=False),)
     turn(cluster, 2)
     cluster.settle()
     assert state(cluster) is State.RUNNING
@@ -667,7 +742,7 @@ def test_deletion_in_the_middle_takes_everything_back() -> None:
     cluster.delete()
     todo = cluster.reconcile()
     assert todo is not None
-    assert todo.actions == (SuspendWorkers(suspended=True),)
+    assert todo.actions == (SuspendWorkers(uid="job-1", suspended=True),)
     assert todo.stop == Stop(reason=Reason.ABORTED, message="the DSortJob was deleted")
     assert state(cluster) is State.STOPPING
     turn(cluster, 2)

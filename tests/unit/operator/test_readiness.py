@@ -10,8 +10,8 @@ import pytest
 from dsort_api.messages import Phase
 from dsort_operator.children import WorkerPod
 from dsort_operator.readiness import Readiness, readiness
-from dsort_operator.world import World
-from tests.support.worlds import T0, failed_pod, failure, job_body, report, worker_pod
+from dsort_operator.world import Refusal, World
+from tests.support.worlds import T0, failed_pod, failure, job_body, report, worker_pod, workers_job
 
 SILENCE = 30.0
 
@@ -59,7 +59,18 @@ def test_pod_speaks_for_all_its_lanes() -> None:
         (worker_pod(0, waiting_reason="ImagePullBackOff"), {}, "ImagePullBackOff", "ImagePullBackOff"),
         (worker_pod(0, waiting_reason="Err-Odd", waiting_message="no"), {}, "ErrOdd", "no"),
         (worker_pod(0, waiting_reason="7"), {}, "Unknown", "7"),
-        (worker_pod(0), {"refused": {0: "protocol 2"}}, "ProtocolMismatch", "protocol 2"),
+        (
+            worker_pod(0),
+            {"refused": {0: Refusal(message="refused it", lasting=True)}},
+            "ProtocolMismatch",
+            "rank 0 refused it",
+        ),
+        (
+            worker_pod(0),
+            {"refused": {0: Refusal(message="refused it", lasting=False)}},
+            "Refused",
+            "rank 0 refused it",
+        ),
         (worker_pod(0), {"reports": {0: report(0, failure=failure())}}, "CorruptShard", "no header"),
         (worker_pod(0), {"reports": {0: report(0, age=31)}}, "Silent", "does not answer"),
     ],
@@ -82,6 +93,17 @@ def test_what_is_wrong_is_named(pod: WorkerPod, seen: dict[str, Any], reason: st
 )
 def test_what_is_well_is_not_named(pod: WorkerPod, seen: dict[str, Any]) -> None:
     assert look(pod, **seen).abnormal == ()
+
+
+def test_what_keeps_kubernetes_from_making_pods_is_told_of_the_first_rank_without_one() -> None:
+    seen = {"workers": workers_job(completions=4), "pods_refused": "exceeded quota: small"}
+    (wrong,) = look(worker_pod(0), worker_pod(1), lanes=3, **seen).abnormal
+    assert (wrong.rank, wrong.pod, wrong.reason, wrong.message) == (
+        6,
+        "",
+        "FailedCreate",
+        "exceeded quota: small",
+    )
 
 
 def test_list_of_abnormal_ranks_is_bounded_and_in_order() -> None:

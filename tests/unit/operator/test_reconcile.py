@@ -49,14 +49,14 @@ async def test_what_is_refused_for_good_is_known_to_the_next_plan(status: int) -
     made = reconciler(Refusing(status))
     assert not await made._carry_out(CreateSecret(), WORLD)
     assert made.gatherer.denied == {"CreateSecret": "why"}
-    assert not made.gatherer.namespace_ending
+    assert not made.sight.namespace_ending
 
 
 @pytest.mark.asyncio
 async def test_a_namespace_that_is_ending_is_known_as_such() -> None:
     made = reconciler(Refusing(403, "NamespaceTerminating"))
     assert not await made._carry_out(CreateSecret(), WORLD)
-    assert made.gatherer.namespace_ending
+    assert made.sight.namespace_ending
     assert made.gatherer.denied == {}
 
 

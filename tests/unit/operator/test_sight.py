@@ -6,15 +6,28 @@ from typing import Any
 
 import pytest
 
+from dsort_operator.naming import base_name
 from dsort_operator.sight import Sight, is_at_rest, trimmed
 
 UID = "job-uid"
 
 
+BASE = base_name(f"name-{UID}", uid=UID)
+
+
 def thing(kind: str, uid: str, version: int, **more: Any) -> dict[str, Any]:
+    """A DSortJob, or a child of it."""
+    owners = {"Job": {"kind": "DSortJob", "uid": UID}, "Pod": {"kind": "Job", "name": BASE, "uid": "any"}}
+    owned = {"ownerReferences": [{**owners[kind], "controller": True}]} if kind in owners else {}
     return {
         "kind": kind,
-        "metadata": {"name": f"name-{uid}", "uid": uid, "resourceVersion": str(version)},
+        "metadata": {
+            "name": f"name-{uid}",
+            "namespace": "ns",
+            "uid": uid,
+            "resourceVersion": str(version),
+            **owned,
+        },
         **more,
     }
 
@@ -23,7 +36,7 @@ def sight(
     *, job: dict[str, Any] | None = None, pods: list[dict[str, Any]] | None = None, jobs: Any = ()
 ) -> Sight:
     return Sight(
-        jobs={UID: [job]} if job else {},
+        jobs={UID: [job or thing("DSortJob", UID, 5)]},
         pods={UID: pods} if pods else {},
         workloads={UID: jobs} if jobs else {},
     )
@@ -63,6 +76,56 @@ def test_what_is_in_no_list_is_gone_although_no_watch_said_so() -> None:
     assert [one["metadata"]["uid"] for one in of.pods] == ["pod", "new"]
 
 
+def test_what_a_request_of_ours_did_not_find_is_gone_too() -> None:
+    known = sight(pods=[thing("Pod", "a", 1), thing("Pod", "b", 1)])
+    of = known.of(UID)
+    of.note(thing("Pod", "a", 2))
+    of.note_gone("a")
+    assert [one["metadata"]["uid"] for one in of.pods] == ["b"]
+
+
+STRANGERS = {
+    "of another namespace": {"namespace": "other"},
+    "of nobody": {"ownerReferences": []},
+    "of somebody else": {
+        "ownerReferences": [{"kind": "Job", "name": "theirs", "uid": "x", "controller": True}]
+    },
+    "of a controller of another kind": {
+        "ownerReferences": [{"kind": "ReplicaSet", "name": BASE, "uid": "x", "controller": True}]
+    },
+    "of an owner that controls nothing": {"ownerReferences": [{"kind": "Job", "name": BASE, "uid": UID}]},
+}
+
+
+@pytest.mark.parametrize("changes", STRANGERS.values(), ids=STRANGERS)
+@pytest.mark.parametrize("kind", ["Pod", "Job"])
+def test_labels_alone_make_no_child(kind: str, changes: dict[str, Any]) -> None:
+    """Anybody may write them; a pod that is taken for a rank gets the token, and a Job that is, has the last word."""
+    stranger = thing(kind, "a", 1)
+    stranger["metadata"] |= changes
+    known = sight(pods=[stranger], jobs=[stranger])
+    of = known.of(UID)
+    of.note(stranger)
+    assert of.pods == []
+    assert of.workload("name-a") is None
+
+
+def test_the_cleanup_job_may_have_no_owner() -> None:
+    """It has to outlive the DSortJob."""
+    cleanup, pod = thing("Job", "c", 1), thing("Pod", "p", 1)
+    cleanup["metadata"] |= {"name": f"{BASE}-cleanup", "ownerReferences": []}
+    pod["metadata"]["ownerReferences"][0]["name"] = f"{BASE}-cleanup"
+    of = sight(jobs=[cleanup], pods=[pod]).of(UID)
+    assert of.workload(f"{BASE}-cleanup") == cleanup
+    assert of.pods == [pod]
+
+
+def test_without_its_dsortjob_there_are_no_children() -> None:
+    known = sight(pods=[thing("Pod", "a", 1)])
+    known.jobs = {}
+    assert known.of(UID).pods == []
+
+
 def test_a_job_that_vanished_is_gone_until_it_is_forgotten() -> None:
     known = sight(job=thing("DSortJob", UID, 5))
     known.of(UID).vanished()
@@ -78,7 +141,8 @@ def test_of_pods_only_what_is_decided_by_is_kept() -> None:
     assert trimmed(pod) == thing("Pod", "a", 1, spec={"nodeName": "n"}, status={"phase": "Running"})
 
 
-COMPLETE = {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+ENDED = [{"type": "Complete", "status": "True"}]
+COMPLETE = {"status": {"conditions": ENDED, "observedGeneration": 2}}
 FINALIZER = {"finalizers": ["dsort.dev/operator"]}
 
 
@@ -87,6 +151,7 @@ FINALIZER = {"finalizers": ["dsort.dev/operator"]}
     [
         ({}, {}, {}, False),
         ({}, {}, COMPLETE, True),
+        ({}, {}, {"status": {"conditions": ENDED, "observedGeneration": 1}}, False),
         (FINALIZER, {}, COMPLETE, False),
         ({}, {"ttlSecondsAfterFinished": 0}, COMPLETE, False),
         ({}, {"managedBy": "example.com/other"}, {}, True),
@@ -99,4 +164,4 @@ FINALIZER = {"finalizers": ["dsort.dev/operator"]}
 def test_a_job_is_at_rest_when_nothing_is_to_be_done_until_it_changes(
     metadata: dict[str, Any], spec: dict[str, Any], status: dict[str, Any], rests: bool
 ) -> None:
-    assert is_at_rest({"metadata": metadata, "spec": spec, **status}) is rests
+    assert is_at_rest({"metadata": {"generation": 2, **metadata}, "spec": spec, **status}) is rests
