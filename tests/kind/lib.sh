@@ -56,7 +56,8 @@ runtime = "runc"             # crun refuses a hybrid cgroup hierarchy
 cgroup_manager = "cgroupfs"  # there may be no systemd on this machine
 events_logger = "file"
 lock_type = "file"           # the other kind is one for the whole machine
-stop_timeout = 1             # a node has nothing to say goodbye to
+# A node has nothing to say goodbye to; and one that ends just when Podman is about to kill it makes \`podman rm -f\` fail.
+stop_timeout = 0
 static_dir = "$home/static"
 tmp_dir = "$home/tmp"
 volume_path = "$home/volumes"
