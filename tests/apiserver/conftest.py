@@ -16,14 +16,14 @@ HERE = Path(__file__).parent
 __all__ = ["apiserver", "control_plane", "kubernetes_assets", "place", "playground"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dsort_api(apiserver: ControlPlane) -> ControlPlane:
     """The API server that nothing acts on, with the CRD."""
     install(apiserver, the_crd())
     return apiserver
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dsort_cluster(control_plane: ControlPlane) -> ControlPlane:
     """The API server with the controller manager, with the CRD."""
     install(control_plane, the_crd())

@@ -15,7 +15,7 @@ from dsort_api.labels import CONTROL_PORT
 from dsort_api.messages import Desired, Observed, Stop
 from dsort_api.reasons import Reason
 from tests.support.gates import Gate
-from tests.support.playground import Place, await_that, conditions_of
+from tests.support.playground import Place, await_that
 
 
 def token_of(place: Place, job: dict[str, Any]) -> str:
@@ -59,7 +59,7 @@ def test_requests_without_the_token_or_with_that_of_another_job_are_refused(
     place.shards()
     stop = Desired(stop=Stop(reason=Reason.ABORTED))
     gates = {name: Gate(tmp_path / name, "Create") for name in ("mine", "theirs")}
-    with place.operator():
+    with place.operator(measured=False):
         for name, gate in gates.items():
             place.playground.kubelet.environment[name] = gate.environment
             place.apply(name)
@@ -85,27 +85,28 @@ def test_a_replaced_pod_lives_in_another_epoch_and_the_job_goes_on(place: Place,
     expected = place.expect("a-job")
     gate = Gate(tmp_path / "gate", "Create", rank=1)
     place.playground.kubelet.environment["a-job"] = gate.environment
-    with place.operator() as operator:
+    with place.operator(measured=False) as operator:
         place.apply("a-job")
         victim = gate.reached()
         await_that(lambda: len(ready_pods(place, "a-job")) == 2, "the pods are ready")
         first = ready_pods(place, "a-job")[1]
         token = token_of(place, place.job("a-job"))
         before = json.loads(put(first, Desired(), token=token)[1])["epoch"]
+        again = Gate(tmp_path / "again", "Create", rank=1)
+        place.playground.kubelet.environment["a-job"] = again.environment
         os.kill(victim, signal.SIGKILL)
+        again.reached()
         await_that(
-            lambda: (
-                ready_pods(place, "a-job").get(1, first)["metadata"]["uid"] != first["metadata"]["uid"]
-                or conditions_of(place.job("a-job")).get("Complete", {}).get("status") == "True"
-            ),
+            lambda: ready_pods(place, "a-job").get(1, first)["metadata"]["uid"] != first["metadata"]["uid"],
             "another pod has its index",
             shows=operator.log,
         )
-        second = ready_pods(place, "a-job").get(1)
-        if second is not None:
-            status, answer = put(second, Desired(), token=token)
-            assert status != 200 or json.loads(answer)["epoch"] != before
-            assert put(second, Desired(epoch=before), token=token)[0] == 409
+        second = ready_pods(place, "a-job")[1]
+        status, answer = put(second, Desired(), token=token)
+        assert status == 200
+        assert json.loads(answer)["epoch"] != before
+        assert put(second, Desired(epoch=before), token=token)[0] == 409
+        again.open()
         place.await_job("a-job", Complete=True)
         place.check_output("a-job", like=expected)
         gate.open()
@@ -116,7 +117,7 @@ def test_workers_go_on_while_the_operator_is_away(place: Place, tmp_path: Path) 
     expected = place.expect("a-job")
     gate = Gate(tmp_path / "gate", "Create")
     place.playground.kubelet.environment["a-job"] = gate.environment
-    with place.operator() as operator:
+    with place.operator(measured=False) as operator:
         place.apply("a-job")
         gate.reached()
         operator.kill()

@@ -77,7 +77,7 @@ def _belongs(child: dict[str, Any], job: dict[str, Any]) -> bool:
 def live(place: Place, name: str, assassin: Assassin) -> int:
     """A job's life with an operator that is started anew whenever it was killed; how often it was."""
     deaths = 0
-    with ApiProxy(place.plane) as proxy, place.operator(url=proxy.url) as operator:
+    with ApiProxy(place.plane) as proxy, place.operator(url=proxy.url, measured=False) as operator:
         proxy.faults.answered = assassin.answered
         assassin.victim = operator.pid
         place.apply(name)

@@ -70,7 +70,7 @@ def test_job_is_throttled_and_let_go_by_whichever_operator_there_is(place: Place
     expected = place.expect("pressed")
     gate = Gate(tmp_path / "gate", "Create")
     place.playground.kubelet.environment["pressed"] = gate.environment
-    with grouped(place, "pressed") as group, place.operator() as operator:
+    with grouped(place, "pressed") as group, place.operator(measured=False) as operator:
         place.apply("pressed", memory={"budget": "64Mi", **MARKS, "abortAt": "99%"})
         gate.reached()
         await_that(lambda: throttled(place, "pressed").get("reason") == "NotThrottled", "all is well")
@@ -102,7 +102,7 @@ def test_job_that_nothing_relieves_is_ended_and_leaves_nothing(place: Place, tmp
     place.shards()
     gate = Gate(tmp_path / "gate", "Create")
     place.playground.kubelet.environment["smothered"] = gate.environment
-    with grouped(place, "smothered") as group, place.operator():
+    with grouped(place, "smothered") as group, place.operator(measured=False):
         place.apply("smothered", memory={"budget": "64Mi", **MARKS, "abortAfterSeconds": 1})
         gate.reached()
         group.take(FULL)

@@ -29,7 +29,7 @@ from tests.support.running import digests, dsort
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 KIND: Final = ROOT / "tests" / "kind"
-PATIENCE: Final = 600
+PATIENCE: Final = 900
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,7 +80,7 @@ def tools_for_another() -> Path | None:
     return built
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[LiveCluster]:
     """The cluster. One that was not there before is taken away, and it is a failure when something of it is left."""
     named = os.environ.get("DSORT_TEST_KUBECONFIG")
@@ -101,7 +101,7 @@ def cluster() -> Iterator[LiveCluster]:
             subprocess.run([KIND / "down"], check=True, timeout=300)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def image(cluster: LiveCluster) -> str:
     """The application's image, in the nodes."""
     named = os.environ.get("DSORT_TEST_IMAGE")
@@ -114,14 +114,14 @@ def image(cluster: LiveCluster) -> str:
     return name
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def release(cluster: LiveCluster, image: str) -> Iterator[Release]:
     """The chart, installed with its defaults."""
     with Release(cluster, namespace="dsort-e2e-system", image=image) as installed:
         yield installed
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def place(cluster: LiveCluster, image: str, release: Release) -> Iterator[Place]:
     """A namespace with the input of all jobs."""
     storage_class = os.environ.get("DSORT_TEST_STORAGE_CLASS", "")
@@ -138,7 +138,7 @@ def place(cluster: LiveCluster, image: str, release: Release) -> Iterator[Place]
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def two_nodes(cluster: LiveCluster) -> None:
     """The test sees something of two nodes."""
     found = cluster.nodes()
@@ -160,7 +160,7 @@ class Reference:
         return self.folder / self.place.run / name
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def reference(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     """The same input here."""
     folder = tmp_path_factory.mktemp("reference")
@@ -169,7 +169,7 @@ def reference(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shards(reference: Reference) -> dict[str, str]:
     """sha256 of the shards that every job of the place has to write, by their names."""
     return digests(reference.result(reference.place.job("reference")))

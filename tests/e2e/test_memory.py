@@ -134,6 +134,11 @@ def events(job: LiveJob) -> list[tuple[str, str]]:
     return [(one["reason"], one["note"]) for one in sorted(ours, key=lambda one: str(one["eventTime"]))]
 
 
+def told_of(job: LiveJob, reason: str) -> list[str]:
+    """The messages of the events of a job that have this reason."""
+    return [message for why, message in events(job) if why == reason]
+
+
 def test_job_is_throttled_while_its_pod_is_short_of_memory_and_completes(
     place: Place, shards: dict[str, str]
 ) -> None:
@@ -206,7 +211,10 @@ def test_rank_that_is_killed_for_want_of_memory_starts_again_with_less(
         assert memory["oomKilled"] == [pod["metadata"]["uid"]]
         less = BUDGET * MIB * 3 // 4
         assert memory["budget"] == less
-        (told,) = (note for reason, note in events(job) if reason == "OutOfMemory")
+        job.cluster.until(
+            lambda: told_of(job, "OutOfMemory"), "no event tells of it"
+        )  # it comes after the status
+        (told,) = told_of(job, "OutOfMemory")
         assert f"pod {pod['metadata']['name']} was killed" in told
 
         def replaced() -> list[Object]:

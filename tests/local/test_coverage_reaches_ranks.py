@@ -14,6 +14,7 @@ import pytest
 from coverage import CoverageData
 
 from dsort_worker.rank import Rank
+from tests.support.measuring import ENDS_AND_FORKS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,9 +41,8 @@ def test_what_a_rank_runs_is_recorded(tmp_path: Path) -> None:
     job.write_text(JOB % {"input": tmp_path / "input", "output": tmp_path / "output"})
 
     # Not the coverage that this test itself may run under.
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("COV_", "COVERAGE_"))
-    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    environment = {**inherited, **ENDS_AND_FORKS}
     coverage = [sys.executable, "-m", "coverage"]
     data = f"--data-file={tmp_path / 'data'}"
     subprocess.run(

@@ -15,6 +15,7 @@ from benchmarks.ranks import drive
 from dsort_api.messages import JobDefinition
 from dsort_api.spec import DSortJob
 from tests.support.datasets import Item, write_tar
+from tests.support.measuring import unmeasured
 from tests.support.running import PATIENCE, ROOT, check_result, job
 
 MIB = 1 << 20
@@ -38,15 +39,11 @@ def traced(folder: Path, *, record: int) -> list[dict[str, Any]]:
     )
     spec = DSortJob.model_validate(manifest).spec
     definition = JobDefinition(id="traced", name="traced", spec=spec, ranks=2).model_dump_json(by_alias=True)
-    plain = {
-        "COVERAGE_PROCESS_START": "",
-        "COVERAGE_PROCESS_CONFIG": "",
-    }  # what it allocates is not the rank's
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.support.tracedrank", str(rank)],
             cwd=ROOT,
-            env={**os.environ, **plain},
+            env=unmeasured(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

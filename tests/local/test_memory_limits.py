@@ -30,8 +30,6 @@ OVER: Final = 1.10
 LIMITS: Final = {"least": -(-LEAST_BUDGET * 10 // 7 // MIB) * MIB, "256": 256 * MIB, "512": 512 * MIB}
 MOST_FLOWS: Final = 8 + 4
 """Answers that a rank asks for at once, and that it gives; the kernel counts twice the bytes of a buffer."""
-PLAIN: Final = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
-"""Ranks without coverage, which takes memory of its own."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("control_groups")]
 
@@ -91,7 +89,7 @@ def test_a_small_pod_finishes_within_its_budget(case: Case, limit: str, mode: st
         with Pods(
             manifest, folder / "pods", budget=budget, within=lambda index, line: pods[index].command(line)
         ) as running:
-            running.start_all(dict.fromkeys(range(2), PLAIN))
+            running.start_all()
             assert [one.code for one in running.end_all()] == [0, 0]
         assert digests(folder / "out") == case.wanted
     for group in pods:
@@ -137,7 +135,7 @@ def test_pages_of_files_hold_nobody_back(case: Case) -> None:
             within=lambda _, line: group.command(line),
             hear=hear,
         ) as running:
-            running.start_all({0: PLAIN})
+            running.start_all()
             assert running.end(0).code == 0
         assert digests(folder / "out") == case.wanted
     assert group.oom_kills == 0

@@ -65,7 +65,7 @@ def test_pods_and_lanes_make_the_bytes_of_the_laptop_and_leave_nothing_else(
 ) -> None:
     target = tmp_path / "out"
     manifest = shuffle(source, target, workers={"shortCircuit": False})
-    with Pods(manifest, tmp_path / "pods", pods=pods, lanes=lanes) as running:
+    with Pods(manifest, tmp_path / "pods", pods=pods, lanes=lanes, measured=True) as running:
         running.start_all()
         ended = running.end_all()
     assert [(one.code, one.message) for one in ended] == [(0, "")] * pods

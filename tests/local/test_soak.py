@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.measuring import unmeasured
 from tests.support.running import ROOT
 
 
@@ -18,11 +18,8 @@ from tests.support.running import ROOT
 def test_a_dozen_jobs_in_one_process_leave_its_memory_flat_and_fault_in_few_pages(tmp_path: Path) -> None:
     """In both modes; the bounds are the benchmark's: none of them is one of time."""
     figures = tmp_path / "figures.json"
-    plain = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}  # it takes memory, and more of it
     command = [sys.executable, "-m", "benchmarks.soak", "--seconds", "0", "--json", str(figures)]
-    run = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **plain}, capture_output=True, text=True, timeout=220
-    )
+    run = subprocess.run(command, cwd=ROOT, env=unmeasured(), capture_output=True, text=True, timeout=220)
     assert run.returncode == 0, run.stderr + run.stdout
     measured = json.loads(figures.read_text())
     assert [one["mode"] for one in measured] == ["short circuit", "network"]

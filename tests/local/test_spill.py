@@ -35,8 +35,6 @@ PODS: Final[dict[str, tuple[dict[str, Any], int]]] = {
     "MD5": ({"kind": "MD5"}, 1),
 }
 """Order, and number of ranks."""
-PLAIN: Final = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
-"""Ranks without coverage, which takes memory of its own."""
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +133,7 @@ def test_however_many_records_there_are_a_small_pod_stays_within_its_budget() ->
             budget=LEAST_BUDGET,
             within=lambda index, line: groups[index].command(line),
         ) as running:
-            running.start_all(dict.fromkeys(range(2), PLAIN))
+            running.start_all()
             assert [running.end(index, within=300).code for index in range(2)] == [0, 0]
         assert all(one.memory.spilled > MANY / 2 * 40 for one in running.observed.values())
     for group in groups:

@@ -272,7 +272,7 @@ class ControlPlane:
             process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kubernetes_assets() -> Path:
     """The folder of the programs; without them the test is skipped, in CI it fails."""
     folder = find_assets()
@@ -284,14 +284,14 @@ def kubernetes_assets() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def apiserver(kubernetes_assets: Path) -> Iterator[ControlPlane]:
-    """One API server for the whole session: objects are stored and checked, and nothing acts on them."""
+    """One API server for all tests of the layer: objects are stored and checked, and nothing acts on them."""
     with ControlPlane(kubernetes_assets) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def control_plane(kubernetes_assets: Path) -> Iterator[ControlPlane]:
     """The same with the controller manager: Jobs get pods, owners take their children along. No pod ever runs."""
     with ControlPlane(kubernetes_assets, controllers=True) as running:

@@ -12,7 +12,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import os
 import shutil
 import ssl
 import sys
@@ -30,6 +29,7 @@ import aiohttp
 from dsort_api.labels import FIELD_MANAGER, MANAGED_BY_LABEL, WORKER_CONTAINER
 from tests.support.apiserver import ADMIN, BOUND, ControlPlane
 from tests.support.controlgroups import ControlGroup
+from tests.support.measuring import unmeasured
 
 MERGE: Final = "application/merge-patch+json"
 _SELECTOR: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
@@ -292,7 +292,7 @@ class Kubelet:
             pod.process = await asyncio.create_subprocess_exec(
                 *line,
                 cwd=pod.folder,
-                env={**os.environ, **self.environment.get(job, {}), **environment},
+                env={**unmeasured(), **self.environment.get(job, {}), **environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 JOBS: Final = "/apis/dsort.dev/v1alpha1"
-PATIENCE: Final = 120.0
+PATIENCE: Final = 300.0
 """Seconds after which a condition has failed; a busy machine of two cores needs a share of it."""
 TEST_LABEL: Final = "dsort-test"
 """On all that tests make outside of namespaces, and on the namespaces: a later run knows by it what it may take away."""

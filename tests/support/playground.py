@@ -5,7 +5,6 @@ operators that have exactly the rights that the operator's own table names.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,7 @@ import pytest
 
 from dsort_api.labels import FINALIZER
 from dsort_operator import kube
+from tests.support import measuring
 from tests.support.apiserver import BOUND, ControlPlane
 from tests.support.crd import MERGE, install, the_crd
 from tests.support.datasets import make_shards
@@ -269,7 +269,7 @@ class Place:
 class Operator:
     """A `dsort operator` process. A context manager: starts it, and ends it.
 
-    url: of the API server, where something stands in between. flags: further ones.
+    url: of the API server, where something stands in between. flags: further ones. measured: see `measuring`.
     """
 
     def __init__(
@@ -280,12 +280,14 @@ class Operator:
         url: str | None = None,
         flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        measured: bool = True,
     ) -> None:
         user = NAMESPACED if namespaces else CLUSTERWIDE
         self._kubeconfig = playground.plane.kubeconfig(user, url=url)
         self._flags = [f"--watch-namespaces={','.join(namespaces)}"] if namespaces else []
         self._flags += ["--image=dsort:test", "--health-port=0", "--metrics-port=0", *flags]
-        self._environment = environment or {}
+        inherited = measuring.measured() if measured else measuring.unmeasured()
+        self._environment = {**inherited, **(environment or {}), "KUBECONFIG": str(self._kubeconfig)}
         self._log = playground.plane.folder / f"operator-{uuid.uuid4().hex[:8]}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -315,7 +317,7 @@ class Operator:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*BOUND, sys.executable, "-m", "dsort_cli", "operator", *self._flags],
-                env={**os.environ, "KUBECONFIG": str(self._kubeconfig), **self._environment},
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -416,9 +418,9 @@ def await_that(
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def playground(kubernetes_assets: Path) -> Iterator[Playground]:
-    """The cluster, for the whole session."""
+    """The cluster, for all tests of the layer."""
     with Playground(kubernetes_assets) as running:
         yield running
 

@@ -24,6 +24,7 @@ from typing import Any, Self
 from dsort_api.labels import CONTROL_PORT, METRICS_PORT
 from dsort_api.messages import Desired, JobDefinition, Observed, Peer, PeerTable, Stop
 from dsort_api.spec import DSortJob
+from tests.support.measuring import measured, unmeasured
 from tests.support.running import MARK, PATIENCE, marked, wait_until
 
 MIB = 1 << 20
@@ -53,8 +54,8 @@ class Ended:
 class Pods:
     """The pods of one job. folder: for what they are given and what they leave, apart from the output.
 
-    environment: of the pods by index. within: makes a pod's command line one that runs where it should, by index. hear: gets all
-    that ranks say. Leaving the context kills what is left of them.
+    measured: whether they are (see `measuring`). environment: of the pods by index. within: makes a pod's command line one
+    that runs where it should, by index. hear: gets all that ranks say. Leaving the context kills what is left of them.
     """
 
     manifest: Mapping[str, Any]
@@ -70,6 +71,7 @@ class Pods:
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     stop: Stop | None = None
+    measured: bool = False
     _net: str = field(default_factory=lambda: f"127.{1 + secrets.randbelow(254)}.{secrets.randbelow(256)}")
     _over: threading.Event = field(default_factory=threading.Event)
     _driver: threading.Thread | None = None
@@ -118,7 +120,7 @@ class Pods:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **(environment or {}), **variables},
+                env={**(measured() if self.measured else unmeasured()), **(environment or {}), **variables},
                 start_new_session=True,
             )
         return self.processes[index]

@@ -29,6 +29,7 @@ import xxhash
 
 from dsort_cli import processes
 from dsort_cli.main import main
+from tests.support.measuring import unmeasured
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 MANIFEST: Final = "dsort-manifest.json"
@@ -205,7 +206,7 @@ class Command:
     def __enter__(self) -> Self:
         path = self._stack.enter_context(job_file(self.manifest))
         # Buffered output would be lost by a kill, and the events are what tests wait for.
-        environment = {**os.environ, **self.environment, MARK: self.mark, "PYTHONUNBUFFERED": "1"}
+        environment = {**unmeasured(), **self.environment, MARK: self.mark, "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             self.within([sys.executable, "-m", "dsort_cli", *arguments(path, **self.options)]),
             stdout=subprocess.PIPE,

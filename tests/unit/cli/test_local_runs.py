@@ -22,6 +22,7 @@ from dsort_api.messages import Phase
 from dsort_api.reasons import EXIT_CODES, Reason
 from dsort_cli.board import Board, RankProcess
 from dsort_operator.control import ControlClient, Link
+from tests.support.measuring import measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,6 +69,7 @@ def dsort(*arguments: object) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=PATIENCE,
         stdin=subprocess.DEVNULL,
+        env=measured(),
     )
 
 
