@@ -220,7 +220,7 @@ def test_the_dashboard_asks_for_metrics_that_there_are(helm: Helm) -> None:
         for path in ("operator/dsort_operator/metrics.py", "worker/dsort_worker/metrics.py")
     )
     there = set(re.findall(r'"(dsort_\w+)"', code))
-    there |= {f"dsort_rank_{name}" for name in re.findall(r'^ +\("(\w+)", "', code, flags=re.MULTILINE)}
+    there |= {f"dsort_rank_{name}" for name in re.findall(r'\(\s*"(\w+)",\s+"', code)}
     assert len(asked) > 10
     assert {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in asked} <= there
 

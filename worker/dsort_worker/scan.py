@@ -91,8 +91,11 @@ def scan_share(
         try:
             found = index(ordinal)
         except DSortError as error:
-            if error.reason is not Reason.CORRUPT_SHARD or spec.records.corrupt_shards is Reaction.ABORT:
+            if error.reason is not Reason.CORRUPT_SHARD:
                 raise
+            if spec.records.corrupt_shards is Reaction.ABORT:
+                advice = "records.corruptShards: Warn leaves the shard out"
+                raise DSortError(error.reason, f"{error.message}; {advice}") from None
             scanned.corrupt += 1
             if spec.records.corrupt_shards is Reaction.WARN:
                 why = error.message.removeprefix(f"shard {files.name(ordinal)}: ")
