@@ -82,7 +82,9 @@ def tools_for_another() -> Path | None:
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[LiveCluster]:
-    """The cluster. One that was not there before is taken away, and it is a failure when something of it is left."""
+    """The cluster. One that tests have brought up is taken away, and it is a failure when something of it is left; one that was
+    there before stays, unless tests that were killed left it.
+    """
     named = os.environ.get("DSORT_TEST_KUBECONFIG")
     if named:
         with LiveCluster(Path(named), tools=tools_for_another()) as given:
@@ -90,8 +92,11 @@ def cluster() -> Iterator[LiveCluster]:
             yield given
         return
     tools = Path(said_by(KIND / "build", "tools", seconds=3600))
-    was_up = subprocess.run(["bash", "-c", f'. {KIND}/lib.sh && test -e "$state/engine"']).returncode == 0
+    stays = f'. {KIND}/lib.sh && test -e "$state/engine" && ! test -e "$state/of-tests"'
+    was_up = subprocess.run(["bash", "-c", stays]).returncode == 0
     kubeconfig = Path(said_by(KIND / "up", seconds=900))
+    if not was_up:
+        kubeconfig.with_name("of-tests").touch()
     try:
         with LiveCluster(kubeconfig, tools=tools) as made:
             clear(made)
