@@ -17,6 +17,7 @@ import numpy.typing as npt
 import xxhash
 
 from dsort_api.reasons import DSortError, Reason
+from dsort_worker.readbuffer import read_buffer
 from dsort_worker.tarscan import BLOCK, Grouping, ShardIndex
 from dsort_worker.verify import Difference, index_shard
 
@@ -57,7 +58,7 @@ def collect(
 
     A corrupt shard whose name satisfies `skip_corrupt` is left out, as the job did.
     """
-    buffer = memoryview(bytearray(_BUFFER))
+    buffer = read_buffer(_BUFFER)
     hashes: list[U64] = []
     places: list[U32] = []
     ordinals: list[U32] = []

@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from dsort_worker.readbuffer import read_buffer
 from dsort_worker.rows import U8, U64, Index
 from dsort_worker.tarbatch import FIELDS, take_fields, typeflags
 from dsort_worker.tarheaders import BLOCK, WITHOUT_DATA
@@ -58,7 +59,7 @@ class _Buffers(threading.local):
     """Per thread, made once: fresh memory costs more than the parsing."""
 
     def __init__(self, *, chunk: int, rows: int) -> None:
-        self.memory = memoryview(bytearray(max(chunk, _HOPS * _WINDOW)))
+        self.memory = read_buffer(max(chunk, _HOPS * _WINDOW))
         self.chunk = self.memory[:chunk]
         self.blocks = np.frombuffer(self.memory, dtype=np.uint8).reshape(-1, BLOCK)
         self.headers = np.empty((_AT_ONCE, BLOCK), dtype=np.uint8)

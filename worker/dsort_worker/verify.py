@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from dsort_api.manifest import Manifest, OutputShardRecord
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.spec import Reaction, RecordReactions
+from dsort_worker.readbuffer import read_buffer
 from dsort_worker.staging import FOLDER, MANIFEST
 from dsort_worker.tarscan import Grouping, ShardIndex, scan_tar
 
@@ -124,7 +125,7 @@ def check_shards(output: str, manifest: Manifest, *, inputs: Iterable[str] = ())
 
     def check(shard: OutputShardRecord) -> tuple[int, Difference | None]:
         if not hasattr(buffers, "view"):
-            buffers.view = memoryview(bytearray(BUFFER))
+            buffers.view = read_buffer(BUFFER)
         return _check_shard(output, shard, buffers.view)
 
     for shard, (size, difference) in zip(manifest.outputs, _in_threads(check, manifest.outputs), strict=True):
