@@ -27,8 +27,9 @@ _WINDOW: Final = 4096
 _HOPS: Final = _CHUNK // _WINDOW
 """Windows that are read between two looks at how far apart they lie, and into one buffer; at first a few, for the look."""
 _FIRST_HOPS: Final = 32
-_DENSE: Final = 9 << 10
-"""Bytes from one window to the next, below which reading everything is cheaper than another system call."""
+_DENSE: Final = 32 << 10
+"""Bytes from one window to the next, below which reading everything is cheaper than another system call, or another place on a
+disk."""
 _STUMBLES: Final = 3
 """Times that what has the magic of a header was none, after which that is not tried again."""
 _AT_ONCE: Final = 512
