@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from dsort_api.spec import DSortJobSpec, PinnedInput
@@ -90,7 +90,7 @@ class RunFacts(_Part):
     seconds: float
     ranks: int
     version: str
-    findings: list[str] = Field(default_factory=list)
+    findings: list[str] = []
     """Files beside the manifest that name every culprit, one a rank."""
 
 
@@ -104,6 +104,6 @@ class Manifest(_Part):
     seed: int
     counts: Counts
     inputs: list[InputShard]
-    missing: list[str] = Field(default_factory=list)
+    missing: list[str] = []
     outputs: list[OutputShardRecord]
     run: RunFacts

@@ -185,7 +185,7 @@ class PlannedOutput(_Message):
     """
 
     totals: PlanTotals
-    shards: list[PlannedShard] = Field(default_factory=list)
+    shards: list[PlannedShard] = []
     counts: Counts
 
 
@@ -223,6 +223,6 @@ class Observed(_Message):
     memory: Memory = Field(default_factory=Memory)
     flow: Flow = Field(default_factory=Flow)
     failure: Failure | None = None
-    warnings: list[Warning] = Field(default_factory=list)
+    warnings: list[Warning] = []
     warning_count: int = 0
     outcome: Outcome | None = None

@@ -163,7 +163,9 @@ def test_an_empty_share_has_no_rows(house: House) -> None:
 
 
 def test_a_corrupt_shard_fails_the_job_by_default(house: House) -> None:
-    with pytest.raises(DSortError, match=r"d\.tar.*; records\.corruptShards: Warn leaves the shard out$") as caught:
+    with pytest.raises(
+        DSortError, match=r"d\.tar.*; records\.corruptShards: Warn leaves the shard out$"
+    ) as caught:
         house.scan(range(4))
     assert caught.value.reason is Reason.CORRUPT_SHARD
 
