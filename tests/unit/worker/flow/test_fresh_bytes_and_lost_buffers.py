@@ -10,7 +10,7 @@ import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import pytest
@@ -30,9 +30,16 @@ SIZE: Final = 2 << 20
 BODIES: Final = 12
 
 
-async def live_memory(receive: Callable[[int], Awaitable[None]]) -> list[int]:
-    """Bytes that Python has allocated more than before, at the peak of each body."""
-    peaks = []
+class Memory(NamedTuple):
+    """Bytes that Python has allocated more than before the first body: at the peak of one, and after it."""
+
+    peak: int
+    after: int
+
+
+async def live_memory(receive: Callable[[int], Awaitable[None]]) -> list[Memory]:
+    """What each body takes, and what is left of it and of those before."""
+    seen = []
     await receive(0)  # what is made once
     tracemalloc.start()
     try:
@@ -40,10 +47,11 @@ async def live_memory(receive: Callable[[int], Awaitable[None]]) -> list[int]:
         for number in range(1, BODIES):
             tracemalloc.reset_peak()
             await receive(number)
-            peaks.append(tracemalloc.get_traced_memory()[1] - before)
+            after, peak = tracemalloc.get_traced_memory()
+            seen.append(Memory(peak - before, after - before))
     finally:
         tracemalloc.stop()
-    return peaks
+    return seen
 
 
 @dataclass(slots=True)
@@ -67,9 +75,9 @@ class NaiveHandler:
 async def test_naively_live_memory_grows_with_every_body(tmp_path: Path) -> None:
     make_shards(tmp_path / "in", shards=1, size=SIZE)
     async with asyncio.timeout(DEADLINE), answering(tmp_path / "in", slots=1, waiting=2) as endpoint:
-        peaks = await live_memory(NaiveHandler(endpoint).receive)
-    assert peaks[0] > SIZE
-    assert peaks[-1] > (BODIES - 2) * SIZE
+        seen = await live_memory(NaiveHandler(endpoint).receive)
+    assert seen[0].peak > SIZE
+    assert seen[-1].after > (BODIES - 2) * SIZE
 
 
 async def test_a_body_that_is_placed_as_it_comes_leaves_no_memory_behind_and_takes_next_to_none(
@@ -106,10 +114,10 @@ async def test_a_body_that_is_placed_as_it_comes_leaves_no_memory_behind_and_tak
                 if number == 0:
                     assert buffer == expected
 
-        peaks = await live_memory(receive)
+        seen = await live_memory(receive)
     buffers.close()
-    assert max(peaks) < 1 << 20, "asker and asked together, all of their pieces"
-    assert peaks[-1] < peaks[0] + (128 << 10)
+    assert max(one.peak for one in seen) < 1 << 20, "asker and asked together, all of their pieces"
+    assert seen[-1].after < seen[0].after + (128 << 10)
 
 
 # ------------------------------------------------------------------------------------------------------- who owns a buffer
