@@ -30,6 +30,8 @@ _WANTED: Final = {
     "too_long": "must have at most {max_length} entries",
 }
 _LONGEST_VALUE: Final = 80
+_SAID: Final = 3
+"""Problems that are said, of those that a manifest has."""
 
 
 def sift(
@@ -82,9 +84,9 @@ def describe(errors: Sequence[ErrorDetails]) -> list[str]:
 
 
 def summary(problems: Sequence[str]) -> str:
-    """The first problem, and how many more there are."""
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{problems[0]}{more}"
+    """The first problems, and how many more there are."""
+    more = f" (and {len(problems) - _SAID} more)" if len(problems) > _SAID else ""
+    return f"{'; '.join(problems[:_SAID])}{more}"
 
 
 def _unknown(path: str, name: str, fields: list[str]) -> str:

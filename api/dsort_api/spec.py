@@ -376,7 +376,8 @@ def load_job(manifest: object, *, strict: bool) -> DSortJob:
     """A DSortJob from parsed YAML or JSON (not text).
 
     strict: unknown fields are refused; otherwise they are left out. Raises DSortError InvalidSpec that names the field by
-    its path in the manifest, the value found there and what is allowed; of several problems the first, and their number.
+    its path in the manifest, the value found there and what is allowed; of many problems the first, and how many more there are.
+    Of what is no DSortJob, nothing else is said.
     """
     if not isinstance(manifest, Mapping):
         raise DSortError(
@@ -387,7 +388,9 @@ def load_job(manifest: object, *, strict: bool) -> DSortJob:
     try:
         job = DSortJob.model_validate(known)
     except ValidationError as error:
-        problems = problems + describe(error.errors(include_url=False))
+        wrong = error.errors(include_url=False)
+        another = [one for one in wrong if one["loc"][0] in {"apiVersion", "kind"}]
+        problems = describe(another) if another else problems + describe(wrong)
     else:
         if not problems:
             return job

@@ -82,8 +82,10 @@ class Cluster:
                 contexts, current = config.list_kube_config_contexts(where)  # type: ignore[no-untyped-call]
                 chosen = next((one for one in contexts if one["name"] == context), current)
                 default = chosen["context"].get("namespace") or "default"
-        except (config.ConfigException, OSError, ValueError, KeyError) as error:
-            raise ClusterError(f"no cluster to talk to: {error}") from None
+        except Exception as error:  # noqa: BLE001 - the library takes what stands in the file for what it should be
+            file = options.kubeconfig or os.environ.get("KUBECONFIG") or config.KUBE_CONFIG_DEFAULT_LOCATION
+            why = " ".join(str(error).split())
+            raise ClusterError(f"no cluster to talk to: {'this pod' if in_pod else file}: {why}") from None
         return cls(ApiClient(settings), namespace=options.namespace or default)
 
     def __enter__(self) -> Self:

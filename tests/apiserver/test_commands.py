@@ -539,8 +539,12 @@ def test_a_cluster_that_is_not_there(
     away = place.api.kubeconfig(url="https://127.0.0.1:1")
     assert main(["watch", "a-job", "--kubeconfig", str(away)]) == 1
     assert "https://127.0.0.1:1 cannot be reached" in last_error(capsys)
-    assert main(["watch", "a-job", "--kubeconfig", str(tmp_path / "none")]) == 1
-    assert "no cluster to talk to" in last_error(capsys)
+    for text in (None, "x", "[]", "a: b: c", "\0"):
+        file = tmp_path / "kubeconfig"
+        if text is not None:
+            file.write_text(text)
+        assert main(["watch", "a-job", "--kubeconfig", str(file)]) == 1
+        assert last_error(capsys).startswith(f"no cluster to talk to: {file}: ")
     assert main(["watch", "a-job", "--kubeconfig", place.kubeconfig, "--context", "moon"]) == 1
     assert "moon" in last_error(capsys)
     monkeypatch.setenv("HOME", str(tmp_path))

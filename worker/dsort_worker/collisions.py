@@ -49,7 +49,7 @@ def count_collisions(
             if reaction is Reaction.ABORT:
                 raise DSortError(
                     Reason.KEY_COLLISION,
-                    f"output {finding.message}; set spec.records.collisions to Warn or Ignore, or change the packing",
+                    f"{finding.message}; set spec.records.collisions to Warn or Ignore, or change the packing",
                 )
             report(finding)
     return count

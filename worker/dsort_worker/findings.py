@@ -30,7 +30,8 @@ class Finding:
     def message(self) -> str:
         """One line for a person."""
         member = f": member {self.member}" if self.member else ""
-        return f"shard {self.shard}{member}: {self.detail}"
+        shard = "output shard" if self.kind == "collisions" else "shard"
+        return f"{shard} {self.shard}{member}: {self.detail}"
 
     def as_json(self) -> dict[str, str | int]:
         """Its line in the file."""

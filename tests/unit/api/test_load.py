@@ -77,9 +77,22 @@ def test_what_is_wrong_stays_wrong_when_tolerant() -> None:
     )
 
 
-def test_unknown_fields_are_named_first_and_all_problems_counted() -> None:
+def test_unknown_fields_are_named_first_then_what_is_wrong_and_of_many_problems_the_number() -> None:
     document = job(ordre={}, order={"kind": "x", "sed": 1}, dryRun=0)
-    assert refusal(document) == "spec.ordre: is not a field; did you mean order? (and 3 more)"
+    assert refusal(document) == (
+        "spec.ordre: is not a field; did you mean order?; "
+        "spec.order.sed: is not a field; did you mean seed?; "
+        "spec.order.kind: must be 'None', 'Key', 'MD5' or 'Shuffle', not 'x' (and 1 more)"
+    )
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_of_what_is_no_job_nothing_else_is_said(strict: bool) -> None:
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {"accessModes": ["ReadWriteMany"]}}
+    assert refusal(claim, strict=strict) == (
+        "apiVersion: must be 'dsort.dev/v1alpha1', not 'v1'; "
+        "kind: must be 'DSortJob', not 'PersistentVolumeClaim'"
+    )
 
 
 def test_an_unknown_field_alone_is_refused() -> None:

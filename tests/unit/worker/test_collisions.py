@@ -82,7 +82,7 @@ def test_little_memory_finds_the_same_in_the_same_order(drawn: list[tuple[int, i
 @pytest.mark.parametrize("room", [1, 100])
 def test_the_first_one_ends_the_job_where_that_is_asked(room: int, tmp_path: Path) -> None:
     rows, shards = planned([(1, 0), (2, 0), (1, 0), (2, 0)])
-    with pytest.raises(DSortError, match="out-0: record 0 of in and record 2 of in") as caught:
+    with pytest.raises(DSortError, match=r"^output shard out-0: record 0 of in and record 2 of in") as caught:
         count_collisions(
             rows, shards, how=how(room, tmp_path), reaction=Reaction.ABORT, inputs=["in"], report=print
         )
