@@ -6,16 +6,41 @@ is a function of the inputs and the spec, so two manifests can be compared.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from dsort_api.spec import DSortJobSpec, PinnedInput
 
 MANIFEST_VERSION: Final = "dsort.dev/v1alpha1"
 
-__all__ = ["Counts", "InputShard", "Manifest", "ManifestJob", "OutputShardRecord", "PinnedInput", "RunFacts"]
+__all__ = [
+    "Counts",
+    "InputShard",
+    "Manifest",
+    "ManifestJob",
+    "OutputShardRecord",
+    "PinnedInput",
+    "RunFacts",
+    "is_inside",
+]
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name is that of a file in a folder, or in one below it, and of no other."""
+    return "\0" not in name and not name.startswith("/") and not {"", ".", ".."} & set(name.split("/"))
+
+
+def _names_a_file(name: str) -> str:
+    if not is_inside(name):
+        raise ValueError(f"{name!r} is not the name of a file in the folder")
+    return name
+
+
+_Name = Annotated[str, AfterValidator(_names_a_file)]
 
 
 class _Part(BaseModel):
@@ -62,7 +87,7 @@ class ManifestJob(_Part):
 class InputShard(_Part):
     """A pinned input, and how many of its records the job carried."""
 
-    name: str
+    name: _Name
     size: int
     mtime_ns: int
     records: int
@@ -71,7 +96,7 @@ class InputShard(_Part):
 class OutputShardRecord(_Part):
     """An output shard: bytes of the file, records and members in it, and `xxh128:` with the XXH3-128 of the file in hex."""
 
-    name: str
+    name: _Name
     bytes: int
     records: int
     members: int
@@ -107,3 +132,26 @@ class Manifest(_Part):
     missing: list[str] = []
     outputs: list[OutputShardRecord]
     run: RunFacts
+
+    def contradictions(self) -> Iterator[str]:
+        """Where the manifest contradicts itself, in words: sums that do not agree, and names that stand twice."""
+        counts = self.counts
+        try:
+            counts.check()
+        except ValueError as error:
+            yield str(error)
+        for what, each, counted in (
+            ("records of the outputs", [shard.records for shard in self.outputs], counts.records_out),
+            ("members of the outputs", [shard.members for shard in self.outputs], counts.members_out),
+            ("records of the inputs", [shard.records for shard in self.inputs], counts.records_out),
+            ("input shards", [1] * len(self.inputs), counts.shards_listed),
+            ("missing shards", [1] * len(self.missing), counts.shards_missing),
+        ):
+            if sum(each) != counted:
+                yield f"{sum(each)} {what}, and {counted} by its counts"
+        for what, names in (("output", self.outputs), ("input", self.inputs)):
+            yield from (
+                f"{what} {name} stands there {times} times"
+                for name, times in Counter(shard.name for shard in names).items()
+                if times > 1
+            )

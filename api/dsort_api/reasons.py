@@ -73,7 +73,7 @@ class DSortError(Exception):
         self.message = message if message.isprintable() else "".join(map(_printable, message))
         super().__init__(self.message)
 
-    def __reduce__(self) -> tuple[type[DSortError], tuple[Reason, str]]:
+    def __reduce__(self) -> tuple[type[DSortError], tuple[object, ...]]:
         return type(self), (self.reason, self.message)
 
     @property

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dsort_api.reasons import DSortError, Reason
 from dsort_worker.joblock import LOCK, Hold, lock, try_lock
+from dsort_worker.regular import read_regular
 from dsort_worker.staging import FOLDER, MANIFEST, Staging, make_folder, remove_made
 
 if TYPE_CHECKING:
@@ -154,8 +155,7 @@ def is_complete(output: str, job_id: str) -> bool:
     same fingerprint is this job's, too, whoever made it.
     """
     try:
-        with open(os.path.join(output, MANIFEST), encoding="utf-8") as file:
-            manifest = json.load(file)
+        manifest = json.loads(read_regular(os.path.join(output, MANIFEST)))
         run, fingerprint = manifest.get("run", {}).get("id"), manifest["job"]["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -33,7 +33,7 @@ def verify(options: argparse.Namespace) -> int:
         for difference in found.differences:
             print(difference.message)
         amount = f"{several(found.shards, 'shard')}, {several(found.records, 'record')}, {format_bytes(found.bytes)} at {rate}"
-        deep = f"; {compared:,} records compared with the inputs" if compared is not None else ""
+        deep = f"; {several(compared, 'record')} compared with the inputs" if compared is not None else ""
         print(f"{'NOT ' if found.differences else ''}as the manifest says: {amount}{deep}")
     if found.differences:
         count = len(found.differences)

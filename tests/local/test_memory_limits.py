@@ -140,7 +140,7 @@ def test_pages_of_files_hold_nobody_back(case: Case) -> None:
         assert digests(folder / "out") == case.wanted
     assert group.oom_kills == 0
     assert group.most > 0.98 * limit, "the kernel had no need to reclaim anything"
-    assert group.most_working_set > 0.7 * limit, "by the kubelet's count it would not be held back, either"
+    assert group.most_working_set > 0.6 * limit, "by the kubelet's count it would not be held back, either"
     assert {level for level, _, _ in levels} == {0}
     assert 0 < max(unreclaimable for _, unreclaimable, _ in levels) < 0.5 * limit
-    assert max(working_set for _, _, working_set in levels) > 0.65 * limit
+    assert max(working_set for _, _, working_set in levels) > 0.6 * limit

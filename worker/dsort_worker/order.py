@@ -146,7 +146,7 @@ class _KeySorter:
 
     def sort(self, order: Index, *, level: int) -> None:
         """Sort, in place, rows `order` whose keys are equal in the first `level` words."""
-        while True:
+        while len(order) > 1:
             word, last = self._words(order, level)
             if not last and bool((word == word[:1]).all()):
                 level += 1  # a prefix that all share, as the paths of a data set do

@@ -23,7 +23,7 @@ from dsort_worker.decisions import Decide
 from dsort_worker.listing import Listing, take_listing
 from dsort_worker.staging import MANIFEST, Staging, place, sync_folder, unwritable
 from dsort_worker.steps import Document, Listed
-from dsort_worker.verify import verify_output
+from dsort_worker.verify import read_manifest, verify_output
 
 
 class RankZero:
@@ -94,15 +94,13 @@ class RankZero:
     def _completed_before(self) -> str | None:
         """The manifest in the output folder, when it is this job's and the output still is as it says."""
         path = os.path.join(self._output_root, MANIFEST)
-        try:
-            with open(path, encoding="utf-8") as file:
-                manifest = Manifest.model_validate_json(file.read())
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return None
-        except (OSError, ValueError) as error:
-            raise DSortError(
-                Reason.OUTPUT_EXISTS, f"spec.output.url: {path} cannot be read: {error}"
-            ) from None
+        try:
+            manifest = read_manifest(self._output_root)
+        except DSortError as error:
+            why = f"{error.message}; move it away or choose another output"
+            raise DSortError(Reason.OUTPUT_EXISTS, f"spec.output.url: {why}") from None
         listing = take_listing(self._spec.input, root=self._input_root)
         if manifest.job.fingerprint != job_fingerprint(self._spec, listing.shards):
             raise DSortError(
@@ -110,7 +108,11 @@ class RankZero:
                 f"spec.output.url: {path} is the result of another job ({manifest.run.name}): "
                 f"{_what_differs(self._spec, manifest.spec)}; move it away or choose another output",
             )
-        verify_output(self._output_root, inputs=[self._input_root])
+        try:
+            verify_output(self._output_root, inputs=[self._input_root])
+        except DSortError as error:
+            why = f"{error.message}; remove the output and run the job again to have it made anew"
+            raise DSortError(error.reason, why) from None
         return path
 
     def _number(self, reports: Sequence[Document]) -> Document:

@@ -11,14 +11,14 @@ from typing import Protocol, assert_never
 
 import numpy as np
 
-from dsort_api.reasons import DSortError, Reason
+from dsort_api.reasons import DSortError
 from dsort_api.spec import DSortJobSpec, OrderKind, Reaction
 from dsort_worker.findings import Finding, FindingsLog
 from dsort_worker.order import key_words, md5_keys, shuffle_keys
 from dsort_worker.rows import U8, Extent, RowBlock, RowBuilder, extra_in_row_order
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.state import Counters
-from dsort_worker.tarscan import ScanCounts, ShardIndex, scan_tar
+from dsort_worker.tarscan import CorruptShard, ScanCounts, ShardIndex, scan_tar
 
 
 class Indexer(Protocol):
@@ -90,16 +90,16 @@ def scan_share(
     for ordinal in share:
         try:
             found = index(ordinal)
-        except DSortError as error:
-            if error.reason is not Reason.CORRUPT_SHARD:
-                raise
+        except CorruptShard as error:
             if spec.records.corrupt_shards is Reaction.ABORT:
                 advice = "records.corruptShards: Warn leaves the shard out"
                 raise DSortError(error.reason, f"{error.message}; {advice}") from None
             scanned.corrupt += 1
             if spec.records.corrupt_shards is Reaction.WARN:
                 why = error.message.removeprefix(f"shard {files.name(ordinal)}: ")
-                findings.report(Finding("corruptShards", files.name(ordinal), "", 0, f"left out: {why}"))
+                findings.report(
+                    Finding("corruptShards", files.name(ordinal), "", error.offset, f"left out: {why}")
+                )
         else:
             for part in _parts(found, room=room):
                 if len(rows) and (rows.extent + part.extent).cost > room:

@@ -20,19 +20,23 @@ import errno
 import filecmp
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from dsort_api.manifest import is_inside
 from dsort_api.reasons import DSortError, Reason
 from dsort_worker.joblock import LOCK
+from dsort_worker.regular import NotRegularError, read_regular
 
 FOLDER: Final = ".dsort"
 MANIFEST: Final = "dsort-manifest.json"
 FINDINGS: Final = "dsort-findings-"
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 """Errors of a file system that has no hard links."""
+_RECORD: Final = re.compile(r"[0-9]{8,}\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +109,9 @@ class Staging:
     def committed(self, number: int) -> Commit | None:
         """The shard's commit record, where there is one and its file is still as it says."""
         try:
-            with open(self._record(number), encoding="utf-8") as file:
-                commit = Commit(**json.load(file))
-        except (
-            FileNotFoundError,
-            ValueError,
-            TypeError,
-        ):  # none, or the machine stopped before it was on disk
-            return None
+            commit = _read_commit(self._record(number))
+        except (FileNotFoundError, NotRegularError, ValueError):
+            return None  # none, or the machine stopped before it was on disk
         try:
             size = os.stat(self.staged_path(commit.staged)).st_size
         except FileNotFoundError:
@@ -121,7 +120,7 @@ class Staging:
 
     def committed_numbers(self) -> set[int]:
         """Numbers that have a commit record (it may turn out to be void)."""
-        return {int(name[:-5]) for name in self._names(self._commits) if name.endswith(".json")}
+        return {int(name[:-5]) for name in self._names(self._commits) if _RECORD.fullmatch(name)}
 
     def commit(self, commit: Commit) -> None:
         """Commit a shard whose bytes are on disk. A shard that was committed already stays as it is."""
@@ -326,6 +325,20 @@ def remove_made(folders: Iterable[str]) -> None:
             return
 
 
+def _read_commit(path: str) -> Commit:
+    """The record there. Raises ValueError for what no rank has written: it must not name a file that is none of the job's."""
+    document = json.loads(read_regular(path))
+    kinds = dict.fromkeys(("number", "bytes", "records", "members"), int) | dict.fromkeys(
+        ("name", "staged", "checksum"), str
+    )
+    if not isinstance(document, dict) or {name: type(value) for name, value in document.items()} != kinds:
+        raise ValueError(f"{path} is no commit record")
+    commit = Commit(**document)
+    if not is_inside(commit.name) or not is_inside(commit.staged) or "/" in commit.staged:
+        raise ValueError(f"{path} names a file that is none of the job's")
+    return commit
+
+
 def _put_there(final: str) -> DSortError:
     return DSortError(
         Reason.OUTPUT_EXISTS,
@@ -336,9 +349,8 @@ def _put_there(final: str) -> DSortError:
 def _manifest(path: str) -> dict[str, Any]:
     """The manifest there; an empty one where there is none that can be read."""
     try:
-        with open(path, encoding="utf-8") as file:
-            document = json.load(file)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        document = json.loads(read_regular(path))
+    except (FileNotFoundError, NotADirectoryError, NotRegularError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}
 
@@ -361,7 +373,8 @@ def unwritable(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DSortError(Reason.OUTPUT_UNWRITABLE, f"{path}: {error.strerror or error}") from error
+        full = "; free some space" if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
+        raise DSortError(Reason.OUTPUT_UNWRITABLE, f"{path}: {error.strerror or error}{full}") from error
 
 
 def sync_folder(path: str) -> None:

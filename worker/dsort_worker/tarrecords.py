@@ -212,10 +212,11 @@ def _decide(
     for key, record in records.items():
         members = [found[index] for index in record]
         kept, unsupported = settle(members)
+        head = int(group[record[min(kept)]]) if kept else -1
         for index, member in enumerate(members):
             number = int(group[record[index]])
             if index in kept:
-                place[number] = int(group[record[min(kept)]])
+                place[number] = head
                 continue
             place[number] = -1
             if index in unsupported:

@@ -23,11 +23,27 @@ from dsort_worker.tarmembers import Scan
 from dsort_worker.tarrecords import Grouping, LeftOut, Records, assemble
 from dsort_worker.threads import WorkCancelled
 
-__all__ = ["BLOCK", "Finding", "Grouping", "ScanCounts", "ShardIndex", "scan_tar"]
+__all__ = ["BLOCK", "CorruptShard", "Finding", "Grouping", "ScanCounts", "ShardIndex", "scan_tar"]
 
 SHARD_LIMIT: Final = BLOCK << 32
 """Bytes: offsets are u4 numbers of blocks."""
 _TAIL: Final = 1 << 20
+_WARN: Final = {
+    "unsupported": "Warn leaves it out",
+    "duplicates": "Warn keeps the last copy",
+    "trailingData": "Warn passes over it",
+}
+
+
+class CorruptShard(DSortError):
+    """The archive is damaged or truncated, at `offset` (bytes)."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(Reason.CORRUPT_SHARD, message)
+        self.offset = offset
+
+    def __reduce__(self) -> tuple[type[CorruptShard], tuple[str, int]]:
+        return type(self), (self.message, self.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +118,8 @@ def scan_tar(
         trailing = _trailing_data(scan.source, scan.position * BLOCK, cancelled)
     except CorruptTar as error:
         member = f"member {shown(error.member)}: " if error.member else ""
-        raise DSortError(
-            Reason.CORRUPT_SHARD, f"shard {name}: at offset {error.offset}: {member}{error.detail}"
+        raise CorruptShard(
+            f"shard {name}: at offset {error.offset}: {member}{error.detail}", error.offset
         ) from None
     left_out = scan.left_out + found.left_out
     if trailing is not None:
@@ -144,7 +160,7 @@ def _react(
             raise DSortError(
                 reason,
                 f"shard {shard}: at offset {left.start * BLOCK}: {member}{left.detail}; "
-                f"records.{left.kind}: Warn leaves it out",
+                f"records.{left.kind}: {_WARN[left.kind]}",
             )
     for left in left_out:
         if reactions[left.kind][0] is Reaction.WARN:

@@ -23,6 +23,7 @@ from dsort_api.manifest import Manifest, OutputShardRecord
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.spec import Reaction, RecordReactions
 from dsort_worker.readbuffer import read_buffer
+from dsort_worker.regular import open_regular, read_regular
 from dsort_worker.staging import FOLDER, MANIFEST
 from dsort_worker.tarscan import Grouping, ShardIndex, scan_tar
 
@@ -54,7 +55,8 @@ class Difference:
     @property
     def message(self) -> str:
         """One line for a person."""
-        return f"shard {self.shard}: {self.detail}"
+        what = "" if self.shard == MANIFEST else "shard "
+        return f"{what}{self.shard}: {self.detail}"
 
 
 @dataclass(slots=True)
@@ -96,20 +98,22 @@ def read_manifest(output: str) -> Manifest:
     """
     path = os.path.join(output, MANIFEST)
     try:
-        with open(path, "rb") as file:
-            return Manifest.model_validate_json(file.read())
+        return Manifest.model_validate_json(read_regular(path))
     except OSError as error:
         raise DSortError(
             Reason.INPUT_UNREADABLE,
             f"{path}: {error.strerror}; only an output that a job completed has a manifest",
         ) from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise DSortError(
-            Reason.VERIFICATION_FAILED,
-            f"{path}: no valid manifest: {where}: {' '.join(first['msg'].split())}",
+            Reason.VERIFICATION_FAILED, f"{path}: no valid manifest: {_first_problem(error)}"
         ) from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return ": ".join(filter(None, [where, " ".join(first["msg"].split())]))
 
 
 def check_shards(output: str, manifest: Manifest, *, inputs: Iterable[str] = ()) -> Verification:
@@ -120,6 +124,7 @@ def check_shards(output: str, manifest: Manifest, *, inputs: Iterable[str] = ())
     """
     began = time.monotonic()
     found = Verification(output, manifest)
+    found.differences += [Difference(MANIFEST, one) for one in manifest.contradictions()]
     found.differences += _unexpected(output, manifest, inputs)
     buffers = threading.local()
 
@@ -252,7 +257,7 @@ class _Opened:
 
     def __enter__(self) -> int:
         try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = open_regular(self._path)
         except OSError as error:
             raise DSortError(Reason.INPUT_UNREADABLE, f"{self._path}: {error.strerror}") from None
         return self._fd

@@ -5,8 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import ValidationError
 
-from dsort_api.manifest import Counts, InputShard, Manifest, ManifestJob, OutputShardRecord, RunFacts
+from dsort_api.manifest import (
+    Counts,
+    InputShard,
+    Manifest,
+    ManifestJob,
+    OutputShardRecord,
+    RunFacts,
+    is_inside,
+)
 from dsort_api.spec import load_job
 
 MANIFEST = Manifest(
@@ -24,9 +33,16 @@ MANIFEST = Manifest(
     ).spec,
     seed=0,
     counts=Counts(
-        records_in=3, records_out=2, records_left_out=1, members_in=6, members_out=4, members_left_out=2
+        shards_listed=1,
+        shards_missing=1,
+        records_in=3,
+        records_out=2,
+        records_left_out=1,
+        members_in=6,
+        members_out=4,
+        members_left_out=2,
     ),
-    inputs=[InputShard(name="a.tar", size=10240, mtime_ns=5, records=3)],
+    inputs=[InputShard(name="a.tar", size=10240, mtime_ns=5, records=2)],
     missing=["b.tar"],
     outputs=[OutputShardRecord(name="a-0.tar", bytes=10240, records=2, members=4, checksum="xxh128:00")],
     run=RunFacts(
@@ -73,12 +89,61 @@ def test_what_is_no_member_does_not_count_as_one(field: str) -> None:
     MANIFEST.counts.model_copy(update={field: 5}).check()
 
 
+def test_what_does_not_contradict_itself() -> None:
+    assert list(MANIFEST.contradictions()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"counts": MANIFEST.counts.model_copy(update={"records_in": 4})},
+            ["4 records in, 2 out and 1 left out do not add up"],
+        ),
+        (
+            {"outputs": []},
+            [
+                "0 records of the outputs, and 2 by its counts",
+                "0 members of the outputs, and 4 by its counts",
+            ],
+        ),
+        (
+            {"inputs": []},
+            ["0 records of the inputs, and 2 by its counts", "0 input shards, and 1 by its counts"],
+        ),
+        ({"missing": []}, ["0 missing shards, and 1 by its counts"]),
+        (
+            {"inputs": MANIFEST.inputs * 2},
+            [
+                "4 records of the inputs, and 2 by its counts",
+                "2 input shards, and 1 by its counts",
+                "input a.tar stands there 2 times",
+            ],
+        ),
+    ],
+)
+def test_contradictions_are_named(changed: dict[str, object], said: list[str]) -> None:
+    assert list(MANIFEST.model_copy(update=changed).contradictions()) == said
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a/b.tar", "..a", "a..", "a b"])
+def test_names_of_files_in_a_folder(name: str) -> None:
+    assert is_inside(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/a", "a/../b", "a//b", "a/", "./a", "a\0"])
+def test_other_names(name: str) -> None:
+    assert not is_inside(name)
+    with pytest.raises(ValidationError, match="is not the name of a file in the folder"):
+        InputShard(name=name, size=0, mtime_ns=0, records=0)
+
+
 def test_the_file_has_the_names_of_the_api_and_reads_back() -> None:
     text = MANIFEST.model_dump_json(by_alias=True, exclude_none=True)
     document = json.loads(text)
     assert (document["apiVersion"], document["kind"]) == ("dsort.dev/v1alpha1", "DSortManifest")
     assert document["counts"]["recordsLeftOut"] == 1
-    assert document["inputs"] == [{"name": "a.tar", "size": 10240, "mtimeNs": 5, "records": 3}]
+    assert document["inputs"] == [{"name": "a.tar", "size": 10240, "mtimeNs": 5, "records": 2}]
     assert document["spec"]["output"]["recordsPerShard"] == 5
     assert Manifest.model_validate_json(text) == MANIFEST
 

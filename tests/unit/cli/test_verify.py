@@ -18,7 +18,7 @@ from dsort_worker import recordset
 from dsort_worker.verify import verify_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 BAD = EXIT_CODES[Reason.VERIFICATION_FAILED]
 
@@ -71,7 +71,7 @@ def output(tmp_path: Path) -> Path:
             "output": {"url": f"file://{folder}", "name": "o-%d", "recordsPerShard": 2},
         },
         "seed": 0,
-        "counts": {"recordsIn": 6, "membersIn": 12, "recordsOut": 6, "membersOut": 12},
+        "counts": {"shardsListed": 2, "recordsIn": 6, "membersIn": 12, "recordsOut": 6, "membersOut": 12},
         "inputs": [
             {"name": name, "size": (inputs / name).stat().st_size, "mtimeNs": 0, "records": 3}
             for name in ("a.tar", "b.tar")
@@ -94,9 +94,15 @@ def output(tmp_path: Path) -> Path:
 
 
 def change_manifest(output: Path, change: dict[str, Any]) -> None:
+    """Say something else of the first shard, and in the sums, so that the manifest does not contradict itself."""
     path = output / "dsort-manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["outputs"][0].update(change)
+    outputs, inputs, counts = (manifest[part] for part in ("outputs", "inputs", "counts"))
+    outputs[0].update(change)
+    for what in ("records", "members"):
+        total = sum(shard[what] for shard in outputs)
+        counts[f"{what}In"] = counts[f"{what}Out"] = total
+    inputs[0]["records"] = counts["recordsOut"] - inputs[1]["records"]
     path.write_text(json.dumps(manifest))
 
 
@@ -152,6 +158,65 @@ def test_a_difference_is_named(
     assert len(captured.err.splitlines()) == 1
 
 
+def raised(*names: str) -> Callable[[dict[str, Any]], object]:
+    """Counts that are one more than they are."""
+    return lambda manifest: manifest["counts"].update({name: manifest["counts"][name] + 1 for name in names})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (raised("recordsIn", "recordsOut"), "6 records of the outputs, and 7 by its counts"),
+        (raised("membersIn", "membersOut"), "12 members of the outputs, and 13 by its counts"),
+        (raised("recordsIn"), "7 records in, 6 out and 0 left out do not add up"),
+        (raised("shardsListed"), "2 input shards, and 3 by its counts"),
+        (lambda manifest: manifest["outputs"].pop(), "4 records of the outputs, and 6 by its counts"),
+        (lambda manifest: manifest["inputs"].pop(), "3 records of the inputs, and 6 by its counts"),
+        (
+            lambda manifest: manifest["outputs"].__setitem__(1, manifest["outputs"][0]),
+            "output o-0.tar stands there 2 times",
+        ),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_named(
+    change: Callable[[dict[str, Any]], object],
+    said: str,
+    output: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = output / "dsort-manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    for name in {one.name for one in output.glob("*.tar")} - {one["name"] for one in manifest["outputs"]}:
+        (output / name).unlink()
+    assert main(["verify", str(output)]) == BAD
+    assert capsys.readouterr().out.splitlines()[0].startswith(f"dsort-manifest.json: {said}")
+
+
+@pytest.mark.parametrize("name", ["o-1.tar", "dsort-manifest.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_named_and_not_waited_for(
+    name: str, make: Callable[[Path], None], output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (output / name).unlink()
+    make(output / name)
+    assert main(["verify", str(output)]) == EXIT_CODES[Reason.INPUT_UNREADABLE]
+    assert f"{output / name}: is not a regular file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x\0y.tar", "/etc/x.tar", "../x.tar", "a//b.tar", ""])
+def test_a_manifest_names_files_of_its_folders_alone(
+    name: str, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = output / "dsort-manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["inputs"][0]["name"] = name
+    path.write_text(json.dumps(manifest))
+    assert main(["verify", str(output)]) == BAD
+    assert "inputs.0.name" in capsys.readouterr().err
+
+
 def test_verify_output_names_the_first_difference_and_counts_the_rest(output: Path) -> None:
     (output / "o-0.tar").unlink()
     (output / "o-2.tar").unlink()
@@ -205,9 +270,27 @@ def rewrite(output: Path, keys: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ("f", ["a.tar: record a is in the inputs and not in the output"]),
-        ("fax", ["o-0.tar: record x is in the output and not in the inputs"]),
-        ("fab", ["o-0.tar: record b is 2 times in the output and 1 times in the inputs"]),
+        (
+            "f",
+            [
+                "a.tar: record a is in the inputs and not in the output",
+                "*: the inputs hold 6 records of 12 members, the manifest says 5 of 10",
+            ],
+        ),
+        (
+            "fax",
+            [
+                "o-0.tar: record x is in the output and not in the inputs",
+                "*: the inputs hold 6 records of 12 members, the manifest says 7 of 14",
+            ],
+        ),
+        (
+            "fab",
+            [
+                "o-0.tar: record b is 2 times in the output and 1 times in the inputs",
+                "*: the inputs hold 6 records of 12 members, the manifest says 7 of 14",
+            ],
+        ),
         ("fb", ["a.tar: record a is in the inputs and not", "o-0.tar: record b is 2 times in the output"]),
     ],
     ids=["lost", "invented", "twice", "one for another"],

@@ -191,7 +191,7 @@ async def test_a_full_disk_is_told_as_one(
     )
     assert (error.reason, error.message) == (
         Reason.OUTPUT_UNWRITABLE,
-        f"{tmp_path}/sum.json: No space left on device",
+        f"{tmp_path}/sum.json: No space left on device; free some space",
     )
     assert os.listdir(tmp_path) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from typing import NoReturn
 from unittest import mock
 
 import numpy as np
@@ -129,6 +130,14 @@ def test_words_that_differ_in_their_low_bits_only() -> None:
     words = [5, 4, 7, 4, 6, 5, 0, 1]
     records = [Record(0, ((0, 1),), word=word) for word in words]
     assert sort_order(block_of(records)).tolist() == sorted_by_hand(records).tolist()
+
+
+def test_one_row_is_in_order_whatever_its_key_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def words(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("its key was looked at")
+
+    monkeypatch.setattr("dsort_worker.order.key_words", words)
+    assert sort_order(block_of([Record(0, ((0, 1),), key=b"k" * 1_000_000)])).tolist() == [0]
 
 
 def test_no_rows_have_an_order() -> None:

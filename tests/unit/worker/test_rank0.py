@@ -293,7 +293,15 @@ def test_the_result_of_another_job_is_an_obstacle(house: House) -> None:
 
 def test_a_manifest_that_cannot_be_read_is_an_obstacle(house: House) -> None:
     zero = house.life()
-    (house.output / MANIFEST).write_text("{}")
+    path = house.output / MANIFEST
+    for text, wrong in (("{}", "job: Field required"), ("{", "Invalid JSON: ")):
+        path.write_text(text)
+        error = refused(zero, steps.LIST, [{}, {}])
+        assert error.reason is Reason.OUTPUT_EXISTS
+        assert error.message.startswith(f"spec.output.url: {path}: no valid manifest: {wrong}")
+        assert error.message.endswith("; move it away or choose another output")
+    path.unlink()
+    os.mkfifo(path)  # nobody will ever write to it
     error = refused(zero, steps.LIST, [{}, {}])
     assert error.reason is Reason.OUTPUT_EXISTS
-    assert "cannot be read" in error.message
+    assert f"{path}: is not a regular file; " in error.message

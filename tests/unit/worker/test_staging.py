@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,54 @@ def test_a_void_commit_record_counts_as_none_and_gives_way(tmp_path: Path, conte
     staging.commit(commit)
     assert staging.committed(0) == commit
     assert os.listdir(record_path(staging, 0).parent) == ["00000000.json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "../victim"},
+        {"name": "/victim"},
+        {"name": "a/../../victim"},
+        {"name": "vic\0tim"},
+        {"name": None},
+        {"staged": "../../../victim"},
+        {"staged": "sub/victim"},
+        {"staged": None},
+        {"bytes": "6"},
+    ],
+    ids=str,
+)
+def test_a_record_that_names_what_no_rank_has_written_is_void(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    (tmp_path / "victim").write_bytes(b"content")
+    staging = staging_of(tmp_path / "out")
+    commit = stage(staging, 0)
+    record_path(staging, 0).write_text(json.dumps({**asdict(commit), **change}))
+    assert staging.committed(0) is None
+    assert staging.take_back() == 0
+    staging.remove()
+    assert (tmp_path / "victim").read_bytes() == b"content"
+
+
+def test_other_names_beside_commit_records_are_nobodys(tmp_path: Path) -> None:
+    staging = staging_of(tmp_path)
+    staging.commit(stage(staging, 0))
+    folder = record_path(staging, 0).parent
+    for name in ("x.json", "1.json", "00000001.json.e1", "-0000001.json"):
+        (folder / name).write_text("{}")
+    os.mkfifo(folder / "00000002.json")
+    (folder / "00000003.json").mkdir()
+    assert staging.committed_numbers() == {0, 2, 3}
+    assert [commit.number for commit in staging.commits()] == [0]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_no_manifest(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    staging = staging_of(tmp_path)
+    make(tmp_path / MANIFEST)
+    assert staging.published() is None
+    assert staging.take_back() == 0
 
 
 def test_a_record_whose_file_is_gone_or_another_is_void(tmp_path: Path) -> None:

@@ -42,6 +42,15 @@ def test_every_dialect_comes_out_as_tarfile_reads_it(dialect: str) -> None:
     assert found.index.counts.members == len(by_tarfile(data))
 
 
+@pytest.mark.timeout(40)  # squared, these would take minutes
+@pytest.mark.parametrize("keys", [1, 2])
+def test_tens_of_thousands_of_members_of_one_record(keys: int) -> None:
+    count = 60_000
+    data = b"".join(header(b"%d.%06d" % (number % keys, number)) for number in range(count)) + END
+    found = scan(data, records=RecordReactions())
+    assert found.index.members.tolist() == [count // keys] * keys
+
+
 @pytest.mark.parametrize(
     ("layout", "length"),
     [(tarfile.USTAR_FORMAT, length) for length in (20, 99, 100, 101, 156)]
