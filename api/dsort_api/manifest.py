@@ -14,28 +14,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from dsort_api.spec import DSortJobSpec, PinnedInput
+from dsort_api.templates import is_below
 
 MANIFEST_VERSION: Final = "dsort.dev/v1alpha1"
 
-__all__ = [
-    "Counts",
-    "InputShard",
-    "Manifest",
-    "ManifestJob",
-    "OutputShardRecord",
-    "PinnedInput",
-    "RunFacts",
-    "is_inside",
-]
-
-
-def is_inside(name: str) -> bool:
-    """Whether a name is that of a file in a folder, or in one below it, and of no other."""
-    return "\0" not in name and not name.startswith("/") and not {"", ".", ".."} & set(name.split("/"))
+__all__ = ["Counts", "InputShard", "Manifest", "ManifestJob", "OutputShardRecord", "PinnedInput", "RunFacts"]
 
 
 def _names_a_file(name: str) -> str:
-    if not is_inside(name):
+    if not is_below(name):
         raise ValueError(f"{name!r} is not the name of a file in the folder")
     return name
 

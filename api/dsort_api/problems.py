@@ -80,7 +80,7 @@ def _part(field: FieldInfo) -> type[BaseModel] | None:
 
 def describe(errors: Sequence[ErrorDetails]) -> list[str]:
     """A line for each of pydantic's errors."""
-    return [f"{_path(error['loc'])}: {_words(error)}" for error in errors]
+    return [": ".join(filter(None, [_path(error["loc"]), _words(error)])) for error in errors]
 
 
 def summary(problems: Sequence[str]) -> str:
@@ -111,6 +111,8 @@ def _words(error: ErrorDetails) -> str:
         return "is needed and not there"
     if error["type"] == "value_error":
         return error["msg"].removeprefix("Value error, ")
+    if error["type"] == "json_invalid":
+        return error["msg"]  # the value is the whole text
     wanted = _WANTED.get(error["type"])
     words = (
         error["msg"][0].lower() + error["msg"][1:]

@@ -73,9 +73,6 @@ class DSortError(Exception):
         self.message = message if message.isprintable() else "".join(map(_printable, message))
         super().__init__(self.message)
 
-    def __reduce__(self) -> tuple[type[DSortError], tuple[object, ...]]:
-        return type(self), (self.reason, self.message)
-
     @property
     def exit_code(self) -> int:
         """The exit code of the reason."""

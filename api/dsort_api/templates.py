@@ -96,6 +96,11 @@ class Exact:
 InputEntry = Range | Glob | Prefix | Exact
 
 
+def is_below(path: str) -> bool:
+    """Whether a path leads to something below the folder that it begins at, in its one spelling."""
+    return "\0" not in path and {"", ".", ".."}.isdisjoint(path.split("/"))
+
+
 def parse_input(text: str) -> InputEntry:
     """An entry of `spec.input.shards`. Raises ValueError that names the text."""
     if not text:
@@ -103,7 +108,7 @@ def parse_input(text: str) -> InputEntry:
     if _CONTROL.search(text):
         raise ValueError(f"{text!r} has a control character")
     # A path has one spelling, or a shard that two entries name would be read twice. The dots in {0..9} are no component.
-    if not {"", ".", ".."}.isdisjoint(text.removesuffix("/").split("/")):
+    if not is_below(text.removesuffix("/")):
         raise ValueError(f"{text!r} must be a path below the url, without '.', '..' or an empty part")
     if _PERCENT.search(text):
         raise ValueError(f"{text!r}: %d has no end and names outputs only; write a range such as {{0..9}}")

@@ -23,11 +23,11 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from dsort_api.manifest import is_inside
 from dsort_api.reasons import DSortError, Reason
+from dsort_api.templates import is_below
 from dsort_worker.joblock import LOCK
 from dsort_worker.regular import NotRegularError, read_regular
 
@@ -328,13 +328,13 @@ def remove_made(folders: Iterable[str]) -> None:
 def _read_commit(path: str) -> Commit:
     """The record there. Raises ValueError for what no rank has written: it must not name a file that is none of the job's."""
     document = json.loads(read_regular(path))
-    kinds = dict.fromkeys(("number", "bytes", "records", "members"), int) | dict.fromkeys(
-        ("name", "staged", "checksum"), str
-    )
-    if not isinstance(document, dict) or {name: type(value) for name, value in document.items()} != kinds:
+    kinds = {one.name: one.type for one in fields(Commit)}
+    if not isinstance(document, dict) or kinds != {
+        name: type(value).__name__ for name, value in document.items()
+    }:
         raise ValueError(f"{path} is no commit record")
     commit = Commit(**document)
-    if not is_inside(commit.name) or not is_inside(commit.staged) or "/" in commit.staged:
+    if not is_below(commit.name) or not is_below(commit.staged) or "/" in commit.staged:
         raise ValueError(f"{path} names a file that is none of the job's")
     return commit
 

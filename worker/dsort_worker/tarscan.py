@@ -42,9 +42,6 @@ class CorruptShard(DSortError):
         super().__init__(Reason.CORRUPT_SHARD, message)
         self.offset = offset
 
-    def __reduce__(self) -> tuple[type[CorruptShard], tuple[str, int]]:
-        return type(self), (self.message, self.offset)
-
 
 @dataclass(frozen=True, slots=True)
 class ScanCounts:

@@ -20,6 +20,7 @@ import xxhash
 from pydantic import ValidationError
 
 from dsort_api.manifest import Manifest, OutputShardRecord
+from dsort_api.problems import describe, summary
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.spec import Reaction, RecordReactions
 from dsort_worker.readbuffer import read_buffer
@@ -106,14 +107,9 @@ def read_manifest(output: str) -> Manifest:
         ) from None
     except ValidationError as error:
         raise DSortError(
-            Reason.VERIFICATION_FAILED, f"{path}: no valid manifest: {_first_problem(error)}"
+            Reason.VERIFICATION_FAILED,
+            f"{path}: no valid manifest: {summary(describe(error.errors(include_url=False)))}",
         ) from None
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return ": ".join(filter(None, [where, " ".join(first["msg"].split())]))
 
 
 def check_shards(output: str, manifest: Manifest, *, inputs: Iterable[str] = ()) -> Verification:

@@ -14,7 +14,6 @@ from dsort_api.manifest import (
     ManifestJob,
     OutputShardRecord,
     RunFacts,
-    is_inside,
 )
 from dsort_api.spec import load_job
 
@@ -127,13 +126,12 @@ def test_contradictions_are_named(changed: dict[str, object], said: list[str]) -
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a/b.tar", "..a", "a..", "a b"])
-def test_names_of_files_in_a_folder(name: str) -> None:
-    assert is_inside(name)
+def test_names_of_files_in_the_folder(name: str) -> None:
+    assert InputShard(name=name, size=0, mtime_ns=0, records=0).name == name
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/a", "a/../b", "a//b", "a/", "./a", "a\0"])
 def test_other_names(name: str) -> None:
-    assert not is_inside(name)
     with pytest.raises(ValidationError, match="is not the name of a file in the folder"):
         InputShard(name=name, size=0, mtime_ns=0, records=0)
 

@@ -214,7 +214,7 @@ def test_a_manifest_names_files_of_its_folders_alone(
     manifest["inputs"][0]["name"] = name
     path.write_text(json.dumps(manifest))
     assert main(["verify", str(output)]) == BAD
-    assert "inputs.0.name" in capsys.readouterr().err
+    assert "inputs[0].name: " in capsys.readouterr().err
 
 
 def test_verify_output_names_the_first_difference_and_counts_the_rest(output: Path) -> None:

@@ -294,7 +294,7 @@ def test_the_result_of_another_job_is_an_obstacle(house: House) -> None:
 def test_a_manifest_that_cannot_be_read_is_an_obstacle(house: House) -> None:
     zero = house.life()
     path = house.output / MANIFEST
-    for text, wrong in (("{}", "job: Field required"), ("{", "Invalid JSON: ")):
+    for text, wrong in (("{}", "job: is needed and not there; "), ("{", "Invalid JSON: ")):
         path.write_text(text)
         error = refused(zero, steps.LIST, [{}, {}])
         assert error.reason is Reason.OUTPUT_EXISTS
