@@ -16,13 +16,13 @@ from typing import Final
 import numpy as np
 
 from dsort_worker.flows import Flows
-from dsort_worker.gather import Slices, gather
+from dsort_worker.gather import Slices, gather, gathering
 from dsort_worker.packing import END_OF_ARCHIVE
 from dsort_worker.peers import Peers
 from dsort_worker.rows import Index
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.shardwriter import ShardWriter
-from dsort_worker.stream import Stream, Window
+from dsort_worker.stream import Part, Stream, Window
 from dsort_worker.threads import WorkCancelled, in_thread
 from dsort_worker.window import Placer
 from dsort_worker.wire import MAX_SLICES, encode_slices
@@ -85,12 +85,14 @@ class Assembler:
     def _build_alone(self, stream: Stream, buffer: memoryview) -> None:
         """Read, hash and write in one thread: every rank has a core of its own, and what is in its cache stays there."""
         for stretch in stream.windows(lambda: _STRETCH >> self._flows.level):
-            for window in stretch.parts(min(_LOCAL_WINDOW, len(buffer))):
-                if self._cancelled():
-                    raise WorkCancelled
-                gather(self._files, window.slices, buffer, window.places)
-                self._write(window, buffer)
-                self._on_written(window.records, window.size)
+            slices, places, parts = stretch.cut(min(_LOCAL_WINDOW, len(buffer)))
+            with gathering(self._files, slices, buffer, places) as gather_part:
+                for part in parts:
+                    if self._cancelled():
+                        raise WorkCancelled
+                    gather_part(part.first, part.last)
+                    self._write(part, buffer)
+                    self._on_written(part.records, part.size)
 
     async def _build_together(self, stream: Stream) -> None:
         """While one window is written the next are filled; a window is cut when there is room for it."""
@@ -166,7 +168,7 @@ class Assembler:
             size=slices.size,
         )
 
-    def _write(self, window: Window, buffer: memoryview) -> None:
+    def _write(self, window: Window | Part, buffer: memoryview) -> None:
         for low, high in window.zeros:
             buffer[low:high] = _ZEROS[: high - low]
         for segment in window.segments:

@@ -7,7 +7,10 @@ no object, no log line.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -54,9 +57,37 @@ def gather(files: ShardFiles, slices: Slices, out: memoryview, places: Index) ->
     Raises DSortError InputChanged when a shard ends early, InputUnreadable when it cannot be read.
     """
     for low, high in _batches(slices.shard, files.capacity):
-        shards = slices.shard[low:high].tolist()
-        with files.opened(sorted(set(shards))) as fds:
-            _read(files, fds, shards, slices[low:high], places[low:high], out)
+        with _opened(files, _Numbers.of(slices[low:high], places[low:high]), out) as read:
+            read(0, high - low)
+
+
+@contextmanager
+def gathering(
+    files: ShardFiles, slices: Slices, out: memoryview, places: Index
+) -> Iterator[Callable[[int, int], None]]:
+    """A function that gathers slices [first, last) only, for one part of them after the other.
+
+    Files are opened once for all parts, where so many may be open. It raises what `gather` raises.
+    """
+    numbers = _Numbers.of(slices, places)
+    if len(set(numbers.shards)) <= files.capacity:
+        with _opened(files, numbers, out) as read:
+            yield read
+    else:
+        yield lambda first, last: gather(files, slices[first:last], out, places[first:last])
+
+
+class _Numbers(NamedTuple):
+    """Slices and their places as Python's numbers: what the inner loop takes without a call into numpy."""
+
+    shards: list[int]
+    offsets: list[int]
+    lengths: list[int]
+    places: list[int]
+
+    @classmethod
+    def of(cls, slices: Slices, places: Index) -> Self:
+        return cls(slices.shard.tolist(), slices.offset.tolist(), slices.length.tolist(), places.tolist())
 
 
 def _batches(shards: Index, capacity: int) -> list[tuple[int, int]]:
@@ -76,24 +107,35 @@ def _batches(shards: Index, capacity: int) -> list[tuple[int, int]]:
     return batches
 
 
-def _read(
-    files: ShardFiles, fds: dict[int, int], shards: list[int], slices: Slices, places: Index, out: memoryview
-) -> None:
+@contextmanager
+def _opened(files: ShardFiles, numbers: _Numbers, out: memoryview) -> Iterator[Callable[[int, int], None]]:
+    """The inner loop over the slices [first, last), whose files are all open."""
+    shards, offsets, lengths, places = numbers
     preadv = os.preadv
-    offsets, lengths = slices.offset.tolist(), slices.length.tolist()
-    for shard, offset, length, place in zip(shards, offsets, lengths, places.tolist(), strict=True):
-        try:
-            got = preadv(fds[shard], (out[place : place + length],), offset)
-            while got < length:
-                more = preadv(fds[shard], (out[place + got : place + length],), offset + got)
-                if not more:
+    with files.opened(sorted(set(shards))) as fds:
+
+        def read(first: int, last: int) -> None:
+            for index in range(first, last):
+                offset, length, place = offsets[index], lengths[index], places[index]
+                fd = fds[shards[index]]
+                try:
+                    got = preadv(fd, (out[place : place + length],), offset)
+                    while got < length:
+                        more = preadv(fd, (out[place + got : place + length],), offset + got)
+                        if not more:
+                            raise _ends_early(files, shards[index], offset + got)
+                        got += more
+                except OSError as error:
                     raise DSortError(
-                        Reason.INPUT_CHANGED,
-                        f"shard {files.name(shard)} changed while the job ran: it ends at {offset + got}; run the job again",
-                    )
-                got += more
-        except OSError as error:
-            raise DSortError(
-                Reason.INPUT_UNREADABLE,
-                f"shard {files.name(shard)}: at offset {offset}: {error.strerror or error}",
-            ) from None
+                        Reason.INPUT_UNREADABLE,
+                        f"shard {files.name(shards[index])}: at offset {offset}: {error.strerror or error}",
+                    ) from None
+
+        yield read
+
+
+def _ends_early(files: ShardFiles, shard: int, end: int) -> DSortError:
+    return DSortError(
+        Reason.INPUT_CHANGED,
+        f"shard {files.name(shard)} changed while the job ran: it ends at {end}; run the job again",
+    )

@@ -47,6 +47,7 @@ class ShardWriter:
         self._on_commit = on_commit
         self._closing: deque[Future[None]] = deque()
         self._shard: OutputShard | None = None
+        self._path = ""
         self._fd = -1
         self._written = 0
         self._flushed = 0
@@ -56,8 +57,7 @@ class ShardWriter:
         """Append bytes to `shard`; the last of them close it. Raises DSortError OutputUnwritable."""
         if self._shard is not shard:
             self._begin(shard)
-        path = self._path(shard)
-        with unwritable(path):
+        with unwritable(self._path):
             for low in range(0, len(data), _PIECE):
                 piece = data[low : low + _PIECE]
                 self._checksum.update(piece)
@@ -81,13 +81,10 @@ class ShardWriter:
             os.close(self._fd)
             self._fd = -1
 
-    def _path(self, shard: OutputShard) -> str:
-        return self._staging.staged_path(self._staging.staged_name(shard.number))
-
     def _begin(self, shard: OutputShard) -> None:
-        path = self._path(shard)
-        with unwritable(path):
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._path = self._staging.staged_path(self._staging.staged_name(shard.number))
+        with unwritable(self._path):
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         self._shard, self._written, self._flushed = shard, 0, 0
         self._checksum.reset()
 

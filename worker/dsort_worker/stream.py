@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -25,13 +25,38 @@ _CHUNK: Final = _MARK << 6
 """Rows at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A part of a window that belongs to one shard: bytes [low, high) of the window."""
 
     shard: OutputShard
     low: int
     high: int
+
+
+class Part(NamedTuple):
+    """A small window as a part of a large one.
+
+    first, last: which slices of the cut, [first, last). segments and zeros as those of a window. records: how many end in it.
+    """
+
+    first: int
+    last: int
+    segments: list[Segment]
+    zeros: list[tuple[int, int]]
+    records: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the part."""
+        return self.segments[-1].high
+
+
+class Cut(NamedTuple):
+    """A window in parts: slices that do not cross from one part to the next, and their places within their part."""
+
+    slices: Slices
+    places: Index
+    parts: list[Part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +83,25 @@ class Window:
         """How many records end in the window."""
         return len(self.ends)
 
-    def parts(self, size: int) -> Iterator[Window]:
-        """This window as windows of `size` bytes, the last with the rest."""
+    def cut(self, size: int) -> Cut:
+        """This window in parts of `size` bytes, the last with the rest."""
         slices, places, part = _cut(self.slices, self.places, size)
         lows = np.arange(0, self.size, size)
-        first = [*np.searchsorted(part, lows // size).tolist(), len(part)]
+        firsts = [*np.searchsorted(part, lows // size).tolist(), len(part)]
         ended = [*np.searchsorted(self.ends, lows, side="right").tolist(), len(self.ends)]
-        for number, low in enumerate(lows.tolist()):
-            high = min(low + size, self.size)
-            own, done = slice(*first[number : number + 2]), slice(*ended[number : number + 2])
-            yield Window(
-                slices[own],
-                places[own],
-                tuple(
-                    Segment(segment.shard, max(segment.low, low) - low, min(segment.high, high) - low)
-                    for segment in self.segments
-                    if segment.low < high and segment.high > low
-                ),
-                tuple((max(a, low) - low, min(b, high) - low) for a, b in self.zeros if a < high and b > low),
-                self.ends[done] - low,
-            )
+        parts = [
+            Part(firsts[number], firsts[number + 1], [], [], ended[number + 1] - ended[number])
+            for number in range(len(lows))
+        ]
+        for shard, low, high in self.segments:
+            for number in range(low // size, (high - 1) // size + 1):
+                base = number * size
+                parts[number].segments.append(Segment(shard, max(low - base, 0), min(high - base, size)))
+        for low, high in self.zeros:
+            for number in range(low // size, (high - 1) // size + 1):
+                base = number * size
+                parts[number].zeros.append((max(low - base, 0), min(high - base, size)))
+        return Cut(slices, places, parts)
 
 
 class Stream:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import os
 import threading
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.shardwriter import OutputShard, ShardWriter
 from dsort_worker.staging import Staging
 from dsort_worker.state import Flowing
-from dsort_worker.stream import Stream
+from dsort_worker.stream import Stream, Window
 from dsort_worker.throttle import Throttle
 from tests.support.flows import flows_of
 from tests.support.rowblocks import Record, block_of
@@ -104,6 +104,19 @@ def test_windows_of_any_size_and_their_parts_put_together_are_the_shards(
         assert_windows_are_the_shards(stream, planned, expected, blocks=blocks, cut=cut)
 
 
+def parts_of(window: Window, size: int) -> Iterator[Window]:
+    """Each part as a window of its own, which has as many records."""
+    slices, places, parts = window.cut(size)
+    low = 0
+    for part in parts:
+        own = slice(part.first, part.last)
+        ended = window.ends[(window.ends > low) & (window.ends <= low + part.size)]
+        assert part.records == len(ended)
+        yield Window(slices[own], places[own], tuple(part.segments), tuple(part.zeros), ended - low)
+        low += part.size
+    assert low == window.size
+
+
 def assert_windows_are_the_shards(
     stream: Stream, planned: list[OutputShard], expected: list[bytes], *, blocks: int, cut: int | None
 ) -> None:
@@ -111,7 +124,7 @@ def assert_windows_are_the_shards(
     size = blocks * BLOCK
     windows = list(stream.windows(lambda: size))
     if cut is not None:
-        windows = [part for window in windows for part in window.parts(cut * BLOCK)]
+        windows = [part for window in windows for part in parts_of(window, cut * BLOCK)]
         size = min(size, cut * BLOCK)
     built: dict[str, bytearray] = {shard.name: bytearray() for shard in planned}
     finished = total = 0

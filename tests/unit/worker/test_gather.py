@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from pathlib import Path
 from unittest import mock
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsort_api.reasons import DSortError, Reason
-from dsort_worker.gather import Slices, gather
+from dsort_worker.gather import Slices, gather, gathering
 from dsort_worker.listing import pin
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.sources import FilePart, ShardPart
@@ -61,6 +62,27 @@ def test_slices_go_to_their_places(
     gather(files, slices_of(entries), memoryview(out), np.array(places, dtype=np.int64))
     files.close()
     assert bytes(out) == b"".join(content(s)[o : o + n] for s, o, n in (entries[number] for number in order))
+
+
+@given(st.lists(ENTRIES, max_size=6), st.integers(1, 7))
+def test_parts_are_gathered_one_after_the_other_whatever_number_of_files_may_be_open(
+    root: Path, parts: list[list[tuple[int, int, int]]], capacity: int
+) -> None:
+    entries = [entry for part in parts for entry in part]
+    lengths = [[length for _, _, length in part] for part in parts]
+    places = [at for part in lengths for at in itertools.accumulate(part[:-1], initial=0) if part]
+    out = bytearray(max((sum(part) for part in lengths), default=0))
+    files = files_of(root, capacity=capacity)
+    with gathering(
+        files, slices_of(entries), memoryview(out), np.array(places, dtype=np.int64)
+    ) as gather_part:
+        first = 0
+        for part in parts:
+            gather_part(first, first + len(part))
+            first += len(part)
+            whole = b"".join(content(shard)[offset : offset + length] for shard, offset, length in part)
+            assert bytes(out[: len(whole)]) == whole
+    files.close()
 
 
 @given(ENTRIES, st.data())
