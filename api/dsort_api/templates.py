@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Final
+from typing import Final, NamedTuple
 
 ARCHIVES: Final = (".tar", ".tar.gz", ".tgz", ".tar.lz4", ".tar.zst", ".zip")
 """Extensions of known archives; only the first is read and written by this version."""
@@ -72,22 +72,19 @@ class Range:
         return (self.name(index) for index in range(len(self)))
 
 
-@dataclass(frozen=True, slots=True)
-class Glob:
+class Glob(NamedTuple):
     """Whatever matches: `*`, `?`, `[...]` within a folder, `**` across folders."""
 
     pattern: str
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
+class Prefix(NamedTuple):
     """Every known archive below a folder; ends in a slash."""
 
     prefix: str
 
 
-@dataclass(frozen=True, slots=True)
-class Exact:
+class Exact(NamedTuple):
     """One name."""
 
     name: str

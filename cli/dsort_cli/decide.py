@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dsort_api.messages import Failure, Phase
 from dsort_api.reasons import EXIT_CODES, Reason
@@ -44,8 +44,7 @@ TRANSIENT = frozenset({Reason.INTERNAL, Reason.PEER_LOST})
 _REASON_OF_EXIT = {code: reason for reason, code in EXIT_CODES.items() if code > 2}
 
 
-@dataclass(frozen=True, slots=True)
-class RankView:
+class RankView(NamedTuple):
     """What is known of one rank.
 
     `exit_code` is None while its process runs (or was only asked for), negative for a signal; `oom_killed`:
@@ -71,15 +70,13 @@ class Wait:
     """Nothing to do before something changes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Restart:
+class Restart(NamedTuple):
     """Start a new process for each of these ranks."""
 
     ranks: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """End the job with this failure: stop every rank."""
 
     failure: Failure

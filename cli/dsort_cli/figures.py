@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dsort_api.messages import Observed, Phase, Progress
 
@@ -27,8 +27,7 @@ RATE_SECONDS = 5.0
 """The rate is taken over this much of the recent past."""
 
 
-@dataclass(frozen=True, slots=True)
-class RankFigures:
+class RankFigures(NamedTuple):
     """One rank's line: its phase, memory in bytes, and how far it holds back for want of it (0: full speed)."""
 
     rank: int
@@ -39,8 +38,7 @@ class RankFigures:
     level: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(NamedTuple):
     """The job's line: the phase that the slowest rank is in, and what all ranks together did of it.
 
     `rate` is bytes per second, 0.0 when not known yet; `seconds_left` is None when not known.

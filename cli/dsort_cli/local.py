@@ -10,7 +10,7 @@ import asyncio
 import signal
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from dsort_api.messages import Failure, Observed, Outcome, Stop
 from dsort_api.quantity import format_bytes
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from dsort_cli.signals import Signals
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(NamedTuple):
     """How long the runner waits, in seconds."""
 
     ready: float = 60.0
@@ -46,8 +45,7 @@ class Bounds:
     """Between two looks at the progress."""
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """How a run ended: a failure, or what rank 0 said at its end. `warnings` is the number of all warnings."""
 
     failure: Failure | None = None

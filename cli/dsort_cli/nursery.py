@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from dsort_api.messages import JobDefinition
 from dsort_cli.processes import MESSAGE_BYTES
 from dsort_cli.signals import ENDING
-from dsort_worker.lanes import die_with
 from dsort_worker.main import RankSettings, run_rank
+from dsort_worker.termination import die_with
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

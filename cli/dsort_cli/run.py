@@ -10,8 +10,7 @@ import gc
 import os
 import sys
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dsort_api.reasons import EXIT_CODES, DSortError, Reason
 from dsort_cli.imports import bare_imports
@@ -33,8 +32,7 @@ _ID_DIGITS = 16
 """Hex digits of the fingerprint that name a job locally."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Command:
+class _Command(NamedTuple):
     """What was there when the command began; `began` is its time on the monotonic clock, `budget` bytes of memory for a rank."""
 
     options: argparse.Namespace

@@ -13,8 +13,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from dsort_worker.budget import Buffers
 from dsort_worker.line import Answer, Go, Line, Refused, Wait
@@ -34,8 +33,7 @@ class Busy(Exception):
         self.ticket = ticket
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A request for payload, as far as its turn depends on it.
 
     size: bytes asked for, 0: not known. ticket: of Busy, when it was refused before. deadline: seconds that the asker is going

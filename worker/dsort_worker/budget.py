@@ -14,8 +14,7 @@ import asyncio
 import contextlib
 import mmap
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from dsort_worker.sockets import LARGE_SOCKET_BUFFER, SOCKET_BUFFER
 
@@ -36,8 +35,7 @@ WAITER: Final = 64 << 10
 """What a request takes that waits for a slot: its connection, and what of its body has come (bytes)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Division:
+class Division(NamedTuple):
     """How a budget is divided: counts, and sizes in bytes (multiples of 512).
 
     serve_slots responses in progress with two pieces each, and `waiting` requests that wait for one; `windows` receive windows

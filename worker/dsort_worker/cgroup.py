@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 Kind = Literal["cgroup", "cgroup2"]
 """Type of the file system: version 1, version 2."""
@@ -23,8 +22,7 @@ _OF_ALL: Final[dict[Kind, str]] = {"cgroup": "total_", "cgroup2": ""}
 """How the lines of memory.stat begin that count the groups below, too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """A control group with a memory controller. folder: its files; mount: folder of the outermost group that can be seen."""
 
     kind: Kind
@@ -32,8 +30,7 @@ class Group:
     mount: str
 
 
-@dataclass(frozen=True, slots=True)
-class GroupMemory:
+class GroupMemory(NamedTuple):
     """Bytes of a group. limit: the least of its own and of those around it, None where none has one.
 
     active_file, inactive_file: pages of files, without tmpfs, on the two lists that the kernel reclaims them from.

@@ -7,7 +7,6 @@ does not is sorted by hash on disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -113,7 +112,7 @@ def collisions(hashes: U64, numbers: Index) -> Index:
 
 def _found_on_disk(rows: Rows, low: int, high: int, *, most: int, how: Sorting) -> Iterator[Index]:
     """Collisions of the rows [low, high) of one shard: rows that stand for them are sorted by hash, and looked through."""
-    runs = Runs(replace(how, sort=sort_order, descending=False))
+    runs = Runs(how._replace(sort=sort_order, descending=False))
     for begin in range(low, high, most):
         place = np.arange(begin, min(begin + most, high), dtype=np.uint64)
         stand_in = np.zeros(len(place), dtype=ROW)

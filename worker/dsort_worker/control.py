@@ -12,8 +12,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -29,8 +28,7 @@ MOST_WAIT: Final = 30.0
 _START_TIMEOUT: Final = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Exposition:
+class Exposition(NamedTuple):
     """Metrics: the port that they have for themselves, and how `text` is called that gives the values of the moment."""
 
     port: int

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import os
 import threading
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dsort_api.messages import Warning as Notice
 from dsort_worker.staging import FINDINGS, Staging, unwritable
 from dsort_worker.state import RankState
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One culprit. kind: the field of the spec whose reaction applies; offset: bytes in the shard; member: escaped text."""
 
     kind: str

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dsort_worker.budget import Buffers
 from dsort_worker.receive import ReceiveWindow
@@ -18,8 +18,7 @@ from dsort_worker.state import Flowing
 from dsort_worker.throttle import Throttle
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiter:
+class _Waiter(NamedTuple):
     source: int
     size: int
     turn: asyncio.Future[None]

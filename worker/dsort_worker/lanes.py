@@ -7,7 +7,6 @@ looks to its container like any process that was killed, and the container is no
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import signal
@@ -15,12 +14,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from dsort_worker.cgroup import oom_kills
 from dsort_worker.lastwords import MOST_WORDS
-from dsort_worker.termination import GRACE, SIGTERM_EXIT
+from dsort_worker.termination import GRACE, SIGTERM_EXIT, die_with
 
 OOM_EXIT: Final = 137
 """Exit code when the kernel killed a lane for want of memory, as of a container that it killed; used for nothing else."""
@@ -34,14 +32,11 @@ _KILL_AFTER: Final = GRACE + 3.0
 _LOOK: Final = 1.0
 """Seconds between two looks when no signal comes."""
 
-_PR_SET_PDEATHSIG: Final = 1
-
 Say = Callable[[bytes], None]
 """Leaves a lane's last words, MOST_WORDS bytes at the most."""
 
 
-@dataclass(frozen=True, slots=True)
-class LanesEnd:
+class LanesEnd(NamedTuple):
     """How the pod ended. lane: the first that failed, with its last words, or signal, where a signal ended it."""
 
     code: int
@@ -177,11 +172,3 @@ def _be_lane(be: Callable[[], int], *, parent: int, mask: set[int | signal.Signa
 
 def _say(fd: int, words: bytes) -> None:
     os.write(fd, words[:MOST_WORDS])
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when `parent`, which forked it, ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(_FAULT_EXIT)

@@ -11,8 +11,7 @@ import glob
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from dsort_api.manifest import PinnedInput
 from dsort_api.reasons import DSortError, Reason
@@ -20,8 +19,7 @@ from dsort_api.spec import Input, Reaction
 from dsort_api.templates import ARCHIVES, Exact, Glob, Prefix, Range, parse_input
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """The pinned shards in canonical order, and the names that should be there and are not."""
 
     shards: tuple[PinnedInput, ...]
@@ -146,8 +144,7 @@ def _match(root: str, pattern: str) -> list[str]:
     return sorted(found, key=os.fsencode)
 
 
-@dataclass(frozen=True, slots=True)
-class _Folder:
+class _Folder(NamedTuple):
     """A folder below the root, and the identities of those that it was reached through."""
 
     name: str

@@ -12,14 +12,12 @@ import re
 import resource
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dsort_worker.cgroup import group_memory, memory_pressure
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """Bytes, at one time. source: what limit, unreclaimable and working_set are of: the control group of the process, where it
     has a limit, else the process itself and all memory of the machine. limit: 0 where none is known.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -49,8 +49,7 @@ def whole(store: RowStore) -> Run:
     return Run(store, 0, store.rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Sorting:
+class Sorting(NamedTuple):
     """How rows are sorted with a bounded memory.
 
     room: bytes of memory for rows (a single row may take more). sort: the permutation that sorts a block in memory.

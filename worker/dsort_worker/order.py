@@ -20,8 +20,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -230,8 +229,7 @@ def _runs(same: Bools) -> Index:
     return runs.astype(np.int64, copy=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """A place in the output order: key bytes (the u64 column as 8 big-endian bytes where there are no key bytes)."""
 
     key: bytes
@@ -239,8 +237,7 @@ class Bound:
     ordinal: int
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """Bounds taken at equal steps of bytes through a rank's sorted rows, each standing for `weight` blocks."""
 
     bounds: tuple[Bound, ...]

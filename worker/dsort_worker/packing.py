@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,7 @@ class Unit(Enum):
     SHARD_COUNT = "shardCount"
 
 
-@dataclass(frozen=True, slots=True)
-class PackingRule:
+class PackingRule(NamedTuple):
     """One of the three rules; value in bytes, records or shards, 1 or more."""
 
     unit: Unit
@@ -62,8 +61,7 @@ class CellRange:
     count: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Numbering:
+class Numbering(NamedTuple):
     """What a rank has to know to build its shards.
 
     first_number: output shard number of its first cell. first_is_foreign: that shard began on an earlier rank, which

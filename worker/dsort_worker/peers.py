@@ -15,8 +15,7 @@ import functools
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final, Self, TypeVar
+from typing import Final, NamedTuple, Self, TypeVar
 
 import aiohttp
 
@@ -51,8 +50,7 @@ _FIRST_BYTE: Final = 0.8
 """Of the time without a byte after which a request is given up: the part in which the peer may begin to answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(NamedTuple):
     """How long requests wait, in seconds.
 
     peer: a peer that cannot be reached or makes no progress fails the rank after that; whoever drives the ranks replaces a

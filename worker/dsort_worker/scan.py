@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, assert_never
+from typing import NamedTuple, Protocol, assert_never
 
 import numpy as np
 
@@ -114,8 +114,7 @@ def scan_share(
     return scanned
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     """Records [low, high) of a shard's index, with the packed keys of those alone. extent: how much they are."""
 
     found: ShardIndex

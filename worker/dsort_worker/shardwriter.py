@@ -10,8 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import xxhash
 
@@ -24,8 +23,7 @@ _FLUSH_STEP: Final = 32 << 20
 """Bytes after which the kernel is asked to begin writing to disk, so that the flush at the end finds little left."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutputShard:
+class OutputShard(NamedTuple):
     """An output shard as planned. size: bytes with the end of the archive."""
 
     number: int

@@ -23,8 +23,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, get_type_hints
 
 from dsort_api.reasons import DSortError, Reason
 from dsort_api.templates import is_below
@@ -39,8 +38,7 @@ _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 _RECORD: Final = re.compile(r"[0-9]{8,}\.json")
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """A shard that is whole and on disk: its output name, the staged file, bytes, counts and checksum (xxh128, hex)."""
 
     number: int
@@ -128,7 +126,7 @@ class Staging:
         temporary = f"{path}.{self._epoch}"
         with unwritable(path):
             with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(asdict(commit), file)
+                json.dump(commit._asdict(), file)
             try:
                 place(temporary, path)
             except FileExistsError:
@@ -328,10 +326,8 @@ def remove_made(folders: Iterable[str]) -> None:
 def _read_commit(path: str) -> Commit:
     """The record there. Raises ValueError for what no rank has written: it must not name a file that is none of the job's."""
     document = json.loads(read_regular(path))
-    kinds = {one.name: one.type for one in fields(Commit)}
-    if not isinstance(document, dict) or kinds != {
-        name: type(value).__name__ for name, value in document.items()
-    }:
+    kinds = get_type_hints(Commit)
+    if not isinstance(document, dict) or kinds != {name: type(value) for name, value in document.items()}:
         raise ValueError(f"{path} is no commit record")
     commit = Commit(**document)
     if not is_below(commit.name) or not is_below(commit.staged) or "/" in commit.staged:

@@ -14,8 +14,7 @@ Pure: documents in, documents out. What needs a disk is in `rank0`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dsort_api.manifest import Counts, PinnedInput
 from dsort_worker.order import Bound, Sample, choose_splitters
@@ -32,8 +31,7 @@ COMMIT: Final = "commit"
 PUBLISH: Final = "publish"
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """The pinned listing as every rank sees it. first: rank r scans shards first[r] to first[r + 1] - 1.
 
     manifest: the path of the manifest, when this very job was completed before.

@@ -8,7 +8,6 @@ large record), so no shard and no record has to fit into memory. Every byte of a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -59,8 +58,7 @@ class Cut(NamedTuple):
     parts: list[Part]
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """A part of the stream.
 
     slices and their places in the window (bytes, i8[n], ascending); segments in order; zeros: where archives end, as

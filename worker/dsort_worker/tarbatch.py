@@ -9,8 +9,7 @@ Pure: arrays in, arrays out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -97,8 +96,7 @@ def sound_headers(fields: U64, sums: U64) -> Bools:
     return sound
 
 
-@dataclass(frozen=True, slots=True)
-class NameFacts:
+class NameFacts(NamedTuple):
     """The names of m plain headers. names and keys: words u64[m, w], zeros past their ends."""
 
     names: U64

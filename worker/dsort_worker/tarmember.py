@@ -89,8 +89,7 @@ class CorruptTar(Exception):
         self.member = member
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """Where to read: read(offset, length) gives bytes of the file, all of them (offsets and lengths in bytes)."""
 
     size: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +39,7 @@ class Grouping(Enum):
     WRITTEN = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Members that may be carried, in the order of the archive.
 
     start, length: u4[n] blocks, extension headers included. same: bool[n], whether the key is, byte for byte, that of the
@@ -56,8 +55,7 @@ class Batch:
     key_lengths: U32
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """A member that is not carried: at which block it starts, its name, and why. kind: the field of spec.records."""
 
     kind: str
@@ -66,8 +64,7 @@ class LeftOut:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
+class Records(NamedTuple):
     """The records of a shard, in order of place: the columns of ShardIndex, and what was left out in making them."""
 
     offset: U32

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from dsort_api.quantity import format_bytes
 from dsort_api.reasons import DSortError, Reason
@@ -62,8 +62,7 @@ class ScanCounts:
         return ScanCounts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
-@dataclass(frozen=True, slots=True)
-class ShardIndex:
+class ShardIndex(NamedTuple):
     """The records of a shard in order of place, as columns; offsets and lengths in blocks.
 
     slices == 1: (offset, length) is the record. slices == k > 1: offset is the row in `extra` of its k (offset, length)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -40,8 +39,7 @@ _MAGIC: Final = np.uint64(int.from_bytes(b"ustar", "little"))
 _MAGIC_MASK: Final = np.uint64((1 << 40) - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(NamedTuple):
     """A batch of header blocks, valid until the thread collects the next one.
 
     places[n]: the block of the file where each stands. fields u64[n, 21]: what tarbatch looks at of each. sums u64[n]: the

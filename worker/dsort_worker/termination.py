@@ -1,4 +1,4 @@
-"""SIGTERM, from a process's first moment to its last.
+"""How a process is ended from outside: by SIGTERM, from its first moment to its last, and with its parent.
 
 The kernel gives the first process of a container no default for it: without a handler it would be lost, and the container
 killed half a minute later. So one handler stays in place all the while, and only whom it tells changes.
@@ -6,8 +6,10 @@ killed half a minute later. So one handler stays in place all the while, and onl
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Final
@@ -17,6 +19,17 @@ SIGTERM_EXIT: Final = 143
 
 GRACE: Final = 5.0
 """Seconds that a rank has to end in order; then it ends as it is. What is on disk bears that at any point."""
+
+_PR_SET_PDEATHSIG: Final = 1
+"""See prctl(2)."""
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, which forked it, ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class Termination:

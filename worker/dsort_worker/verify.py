@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import xxhash
 from pydantic import ValidationError
@@ -46,8 +46,7 @@ IGNORE_ALL: Final = RecordReactions(
 """To index what is there without acting on it: which records are left out is the same for Warn and Ignore."""
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """One thing that is not as it should be: the shard (or file) and, in words, what is wrong with it."""
 
     shard: str

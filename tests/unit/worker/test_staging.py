@@ -6,7 +6,6 @@ import errno
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -128,7 +127,7 @@ def test_a_record_that_names_what_no_rank_has_written_is_void(
     (tmp_path / "victim").write_bytes(b"content")
     staging = staging_of(tmp_path / "out")
     commit = stage(staging, 0)
-    record_path(staging, 0).write_text(json.dumps({**asdict(commit), **change}))
+    record_path(staging, 0).write_text(json.dumps({**commit._asdict(), **change}))
     assert staging.committed(0) is None
     assert staging.take_back() == 0
     staging.remove()

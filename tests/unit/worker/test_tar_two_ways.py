@@ -61,13 +61,13 @@ def scanned(data: bytes, *, plainly: bool) -> Seen:
             return Seen({}, ("corrupt", error.offset, error.detail, error.member))
         unsettled = scan.log.unsettled
         found = scan.log.join()
-        columns = {name: getattr(found, name).tolist() for name in found.__slots__}
+        columns = {name: getattr(found, name).tolist() for name in found._fields}
         log = MemberLog()
         log.add(found, unsettled)
         records = assemble(log, lost_keys=scan.lost_keys, read=scan.again, cancelled=lambda: False)
         columns |= {
             f"record's {name}": np.asarray(getattr(records, name)).tolist()
-            for name in records.__slots__
+            for name in records._fields
             if name != "left_out"
         }
         counts = (scan.members, scan.directories, scan.global_headers, scan.position)

@@ -99,7 +99,7 @@ def test_columns_have_the_types_that_rows_are_made_of() -> None:
     without = scan(member(b"a.x") + END, want_keys=False).index
     assert (len(without.keys), len(without.key_length), len(without.key_hash)) == (0, 0, 1)
     empty = scan(END).index
-    assert [len(getattr(empty, name)) for name in empty.__slots__ if name != "counts"] == [0] * 8
+    assert [len(getattr(empty, name)) for name in empty._fields if name != "counts"] == [0] * 8
     assert empty.extra.shape == (0, 2)
     assert empty.counts == ScanCounts()
 
