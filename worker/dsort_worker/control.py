@@ -2,7 +2,8 @@
 
 Control and health are answered at once whatever the data loop does: a scan, a sort or a full socket never stalls them.
 The one request is idempotent: the body is the desired state, the answer the observed state. It is held until something
-changed that the driver has not seen, or until its own wait is over.
+changed that the driver has not seen, or until its own wait is over. What nobody has to act on, a phase, waits a moment for
+more: the phases of a small job follow each other in milliseconds, and every answer costs both sides two of them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from dsort_worker.wire import http_url, is_bearer
 
 MOST_WAIT: Final = 30.0
 """Seconds a control request is held at the most."""
+
+_LULL: Final = 0.1
+"""Seconds that a change waits for others when nobody has to act on it."""
 
 _START_TIMEOUT: Final = 30.0
 
@@ -62,6 +66,9 @@ class ControlServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._changed: asyncio.Event | None = None
+        self._announced = 0
+        """The version that requests are held up to."""
+        self._announcement: asyncio.TimerHandle | None = None
         self._error: BaseException | None = None
         self.on_failure: Callable[[BaseException], None] = lambda _: None
         """Called in the thread when the endpoint ends by itself, after it had started: nobody can reach the rank any more."""
@@ -113,6 +120,7 @@ class ControlServer:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
+        self._announce()
         app = web.Application()
         app.router.add_put("/v1/control", self._control)
         app.router.add_get("/healthz", self._health)
@@ -141,8 +149,23 @@ class ControlServer:
         assert self._metrics is not None
         return web.Response(body=self._metrics.text(), headers={"Content-Type": self._metrics.content_type})
 
-    def _wake(self) -> None:
-        self._call(self._changed)
+    def _wake(self, urgent: bool) -> None:  # noqa: FBT001 - the callback's one argument
+        """The state has changed; called in any thread, without effect when the loop has ended."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._announce if urgent else self._announce_soon)
+
+    def _announce_soon(self) -> None:
+        if self._announcement is None:
+            self._announcement = asyncio.get_running_loop().call_later(_LULL, self._announce)
+
+    def _announce(self) -> None:
+        if self._announcement is not None:
+            self._announcement.cancel()
+            self._announcement = None
+        self._announced = self._state.version
+        if self._changed is not None:
+            self._changed.set()
 
     def _call(self, event: asyncio.Event | None) -> None:
         """Set an event of the loop, from any thread; without effect when the loop has ended."""
@@ -187,10 +210,8 @@ class ControlServer:
             return
         try:
             async with asyncio.timeout(wait):
-                while self._state.version <= seen and not stop.is_set():
+                while self._announced <= seen and not stop.is_set():
                     changed.clear()
-                    if self._state.version > seen:
-                        return
                     await changed.wait()
         except TimeoutError:
             return

@@ -330,7 +330,7 @@ def remove_made(folders: Iterable[str]) -> None:
 def _read_commit(path: str) -> Commit:
     """The record there. Raises ValueError for what no rank has written: it must not name a file that is none of the job's."""
     document = json.loads(read_regular(path))
-    if not isinstance(document, dict) or _KINDS != {name: type(value) for name, value in document.items()}:
+    if not isinstance(document, dict) or {name: type(value) for name, value in document.items()} != _KINDS:
         raise ValueError(f"{path} is no commit record")
     commit = Commit(**document)
     if not is_below(commit.name) or not is_below(commit.staged) or "/" in commit.staged:

@@ -83,13 +83,14 @@ class _Told:
 class RankState:
     """Observed and desired state of one rank in one epoch.
 
-    on_told is called (in the control thread) after the desired state changed; on_change after the observed state did.
+    on_told is called (in the control thread) after the desired state changed; on_change after the observed state did, with
+    whether somebody has to act on it.
     """
 
     rank: int
     epoch: str
     on_told: Callable[[], None] = lambda: None
-    on_change: Callable[[], None] = lambda: None
+    on_change: Callable[[bool], None] = lambda _: None
     traffic: Traffic = field(default_factory=Traffic)
     flow: Flowing = field(default_factory=Flowing)
     throttle: Throttle = field(default_factory=Throttle)
@@ -130,7 +131,7 @@ class RankState:
             self._phase = phase
             self.counters = counters or Counters()
         log.info("phase %s", phase)
-        self._changed()
+        self._changed(urgent=False)
 
     def fail(self, failure: Failure) -> None:
         """The rank has failed; only the first failure counts."""
@@ -276,7 +277,7 @@ class RankState:
                 outcome=self._outcome,
             )
 
-    def _changed(self) -> None:
+    def _changed(self, *, urgent: bool = True) -> None:
         with self._lock:
             self._version += 1
-        self.on_change()
+        self.on_change(urgent)

@@ -16,6 +16,7 @@ import pytest
 
 from dsort_api.messages import PROTOCOL, Desired, Observed, Outcome, Phase, Stop
 from dsort_api.reasons import Reason
+from dsort_worker import control
 from dsort_worker.control import ControlServer
 from dsort_worker.state import RankState
 
@@ -160,6 +161,23 @@ def test_a_request_is_held_until_there_is_news(house: House, driver: ThreadPoolE
     assert held.result(DEADLINE).phase is Phase.SCAN
     # News that the driver has not seen is told at once.
     assert house.tell(seen=0, wait_seconds=20.0).phase is Phase.SCAN
+
+
+def test_phases_wait_for_each_other_and_nothing_that_matters_waits_for_them(
+    house: House, driver: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_LULL", 2 * DEADLINE)
+    held = driver.submit(house.tell, seen=house.state.version, wait_seconds=20.0, memory_budget=9)
+    wait_for(lambda: house.state.memory_budget == 9)
+    house.state.enter(Phase.LIST)
+    house.state.enter(Phase.SCAN)
+    # Who has seen less than was said is answered, and with all that there is; nobody else is.
+    seen = house.tell(seen=0, wait_seconds=20.0)
+    assert (seen.phase, seen.version) == (Phase.SCAN, 3)
+    assert not held.done()
+    house.state.serve_at("http://here")
+    answer = held.result(DEADLINE)
+    assert (answer.phase, answer.data_url, answer.version) == (Phase.SCAN, "http://here", 4)
 
 
 def test_a_held_request_ends_with_its_wait(house: House) -> None:

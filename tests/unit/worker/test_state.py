@@ -20,8 +20,8 @@ def table(version: int) -> PeerTable:
 
 def test_changes_are_numbered_and_wake_the_driver_and_counts_do_not() -> None:
     state = RankState(rank=2, epoch="e1")
-    woken: list[int] = []
-    state.on_change = lambda: woken.append(state.version)
+    woken: list[tuple[int, bool]] = []
+    state.on_change = lambda urgent: woken.append((state.version, urgent))
     counters = Counters(records_total=10)
     state.serve_at("http://here")
     state.enter(Phase.SCAN, counters)
@@ -31,7 +31,7 @@ def test_changes_are_numbered_and_wake_the_driver_and_counts_do_not() -> None:
     state.reserve(77)
     state.spill(30)
     state.spill(3)
-    assert woken == [2, 3]
+    assert woken == [(2, True), (3, False)]
     observed = state.observed()
     assert (observed.rank, observed.epoch, observed.version, observed.phase) == (2, "e1", 3, Phase.SCAN)
     assert observed.data_url == "http://here"
