@@ -307,20 +307,36 @@ def sample_of(bounds: Sequence[Bound], *, blocks: int, size: int) -> Sample:
     return Sample(tuple(bounds), blocks / len(bounds))
 
 
-def choose_splitters(samples: Sequence[Sample], *, ranks: int, descending: bool = False) -> list[Bound]:
+def choose_splitters(
+    samples: Sequence[Sample], *, ranks: int, shard: float = 0.0, descending: bool = False
+) -> list[Bound]:
     """Up to ranks - 1 bounds that split the bytes evenly, as far as the samples tell. Fewer when there are too few records.
 
-    Row x goes to the first rank whose range ends after it: range r begins at splitter r - 1.
+    Row x goes to the first rank whose range ends after it: range r begins at splitter r - 1. shard: see `_even_cuts`.
     """
     place = compare_bounds(descending=descending)
     weighted = sorted(
         ((bound, s.weight) for s in samples for bound in s.bounds), key=lambda pair: place(pair[0])
     )
     total = sum(weight for _, weight in weighted)
+    cuts = _even_cuts(total, ranks=ranks, shard=shard)
     splitters: list[Bound] = []
     seen = 0.0
     for bound, weight in weighted:
-        while len(splitters) < ranks - 1 and seen + weight / 2 >= total * (len(splitters) + 1) / ranks:
+        while len(splitters) < len(cuts) and seen + weight / 2 >= cuts[len(splitters)]:
             splitters.append(bound)
         seen += weight
     return splitters
+
+
+def _even_cuts(total: float, *, ranks: int, shard: float) -> list[float]:
+    """Where to cut `total` blocks for so many ranks. shard: blocks of an output shard on the average, 0 when it is not known.
+
+    A rank builds the shards that begin in its range. A cut close to the edge of one could give a rank one shard more than
+    the next has, by chance; in the middle of a shard it cannot. Where ranks have two shards or more, that is at most a
+    quarter of a range away.
+    """
+    even = [total * rank / ranks for rank in range(1, ranks)]
+    if 0 < 2 * ranks * shard <= total:
+        return [(round(cut / shard) - 0.5) * shard for cut in even]
+    return even

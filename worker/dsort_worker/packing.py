@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, assert_never
 
 import numpy as np
 
@@ -92,6 +92,19 @@ class Cells:
     def range(self) -> CellRange:
         """Their summary, for rank 0."""
         return CellRange(int(self.cell[0]), int(self.cell[-1]), len(self)) if len(self) else CellRange()
+
+
+def shard_blocks(rule: PackingRule, everything: Total) -> float:
+    """Blocks of an output shard on the average, as far as the rule tells; 0 where there are no records."""
+    match rule.unit:
+        case Unit.SHARD_SIZE:
+            return rule.value / BLOCK
+        case Unit.RECORDS:
+            return rule.value * everything.blocks / everything.records if everything.records else 0.0
+        case Unit.SHARD_COUNT:
+            return everything.blocks / rule.value
+        case unknown:
+            assert_never(unknown)
 
 
 def total_of(rows: Rows) -> Total:

@@ -161,7 +161,8 @@ class Rank:
             return await in_thread(self._pools.compute, ordering.sort_alone, block)
         store = await in_thread(self._pools.compute, ordering.store, block)
         del block
-        splitters = steps.read_splitters(await self._step(steps.SPLIT, steps.sample_report(store.bounds)))
+        report = steps.sample_report(store.bounds, records=store.rows)
+        splitters = steps.read_splitters(await self._step(steps.SPLIT, report))
         cuts = await in_thread(
             self._pools.compute,
             store.cut,

@@ -20,6 +20,7 @@ from dsort_api.spec import DSortJobSpec, job_fingerprint
 from dsort_api.templates import OutputTemplate
 from dsort_worker import steps
 from dsort_worker.decisions import Decide
+from dsort_worker.layout import packing_rule
 from dsort_worker.listing import Listing, take_listing
 from dsort_worker.staging import MANIFEST, Staging, place, sync_folder, unwritable
 from dsort_worker.steps import Document, Listed
@@ -50,7 +51,7 @@ class RankZero:
         """All steps by name."""
         return {
             steps.LIST: self._list,
-            steps.SPLIT: lambda reports: steps.split(reports, descending=self._spec.order.descending),
+            steps.SPLIT: self._split,
             steps.TOTAL: steps.total,
             steps.NUMBER: self._number,
             steps.PLAN: lambda reports: {"reports": list(reports)},
@@ -86,6 +87,10 @@ class RankZero:
                 f"spec.output.url: {self._spec.output.url} lies in spec.input.url, of which every archive is read; "
                 "name the inputs in spec.input.shards, or choose an output outside",
             )
+
+    def _split(self, reports: Sequence[Document]) -> Document:
+        rule = packing_rule(self._spec.output)
+        return steps.split(reports, rule, descending=self._spec.order.descending)
 
     def _pinned(self, listing: Listing, ranks: int) -> Listed:
         first = steps.assign([shard.size for shard in listing.shards], ranks=ranks)

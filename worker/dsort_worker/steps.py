@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from dsort_api.manifest import Counts, PinnedInput
 from dsort_worker.order import Bound, Sample, choose_splitters
-from dsort_worker.packing import CellRange, Numbering, Total, number_shards
+from dsort_worker.packing import CellRange, Numbering, PackingRule, Total, number_shards, shard_blocks
 
 Document = Mapping[str, Any]
 
@@ -80,18 +80,25 @@ def read_listed(document: Document) -> Listed:
     )
 
 
-def sample_report(sample: Sample) -> Document:
-    """A rank's report to `split`."""
+def sample_report(sample: Sample, *, records: int) -> Document:
+    """A rank's report to `split`, of so many records."""
     return {
+        "records": records,
         "bounds": [[bound.key.hex(), bound.shard, bound.ordinal] for bound in sample.bounds],
         "weight": sample.weight,
     }
 
 
-def split(reports: Sequence[Document], *, descending: bool) -> Document:
+def split(reports: Sequence[Document], rule: PackingRule, *, descending: bool) -> Document:
     """The decision of `split`."""
     samples = [Sample(_bounds(report["bounds"]), report["weight"]) for report in reports]
-    splitters = choose_splitters(samples, ranks=len(reports), descending=descending)
+    everything = Total(
+        sum(report["records"] for report in reports),
+        round(sum(sample.weight * len(sample.bounds) for sample in samples)),
+    )
+    splitters = choose_splitters(
+        samples, ranks=len(reports), shard=shard_blocks(rule, everything), descending=descending
+    )
     return {"splitters": [[bound.key.hex(), bound.shard, bound.ordinal] for bound in splitters]}
 
 

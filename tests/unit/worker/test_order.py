@@ -170,7 +170,8 @@ def test_every_row_is_in_exactly_one_range_and_ranges_follow_each_other(
     for rows in scanned:
         steps = equal_steps(len(rows), min(sampled, len(rows))).tolist()
         samples.append(Sample(tuple(rows[step] for step in steps), len(rows) / max(1, len(steps))))
-    splitters = choose_splitters(samples, ranks=ranks, descending=descending)
+    shard = data.draw(st.sampled_from([0.0, 0.5, 1.0, 2.5, 40.0]))
+    splitters = choose_splitters(samples, ranks=ranks, shard=shard, descending=descending)
     assert len(splitters) <= ranks - 1
     ranges: list[list[Bound]] = [[] for _ in range(ranks)]
     for rows in scanned:
@@ -198,6 +199,30 @@ def test_splitters_split_bytes_evenly() -> None:
     splitters = choose_splitters(halves, ranks=4)
     cuts = cut(rows.__getitem__, len(rows), splitters)
     assert np.diff(cuts) == pytest.approx([250] * 4, abs=15)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+@pytest.mark.parametrize("shards", [10, 32, 50])
+def test_splitters_lie_in_the_middle_of_output_shards(ranks: int, shards: int) -> None:
+    """So that each rank builds as many as the others, whatever chance there is in a sample."""
+    size = 100
+    rows = [Bound(number.to_bytes(8, "big"), 0, number) for number in range(size * shards)]
+    steps = equal_steps(len(rows), 200).tolist()
+    sample = Sample(tuple(rows[step] for step in steps), len(rows) / len(steps))
+    splitters = choose_splitters([sample], ranks=ranks, shard=size)
+    cuts = cut(rows.__getitem__, len(rows), splitters)
+    for place in cuts[1:-1]:
+        assert place % size == pytest.approx(size / 2, abs=sample.weight)
+    begun = np.diff([-(-place // size) for place in cuts])
+    assert begun.sum() == shards
+    assert begun.max() - begun.min() <= 1
+
+
+@pytest.mark.parametrize("shard", [0.0, 251.0, 1000.0])
+def test_fewer_shards_than_two_a_rank_split_bytes_evenly_all_the_same(shard: float) -> None:
+    rows = [Bound(number.to_bytes(8, "big"), 0, number) for number in range(1000)]
+    splitters = choose_splitters([Sample(tuple(rows), 1.0)], ranks=2, shard=shard)
+    assert cut(rows.__getitem__, len(rows), splitters) == [0, 500, 1000]
 
 
 def test_a_heavy_rank_gets_more_splitters() -> None:

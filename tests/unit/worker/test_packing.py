@@ -22,6 +22,7 @@ from dsort_worker.packing import (
     cut_cells,
     number_shards,
     scaled,
+    shard_blocks,
     total_of,
 )
 from dsort_worker.rows import BLOCK, ROW, Rows
@@ -191,3 +192,12 @@ def test_nothing_makes_no_shards() -> None:
         assert not len(cells_of(rows_of([]), PackingRule(unit, 3), before=Total(), everything=Total()))
         none = cut_cells(rows_of([]), PackingRule(unit, 3), before=Total(), everything=Total())
         assert (len(none), none.range) == (0, CellRange())
+
+
+def test_the_size_of_a_shard_is_known_on_the_average() -> None:
+    everything = Total(records=1000, blocks=4000)
+    assert shard_blocks(PackingRule(Unit.SHARD_SIZE, 10 * BLOCK), everything) == 10
+    assert shard_blocks(PackingRule(Unit.RECORDS, 50), everything) == 200
+    assert shard_blocks(PackingRule(Unit.SHARD_COUNT, 16), everything) == 250
+    assert shard_blocks(PackingRule(Unit.RECORDS, 50), Total()) == 0
+    assert shard_blocks(PackingRule(Unit.SHARD_COUNT, 16), Total()) == 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dsort_api.manifest import Counts, PinnedInput
 from dsort_worker import steps
 from dsort_worker.order import Bound, Sample
-from dsort_worker.packing import CellRange, Numbering, Total
+from dsort_worker.packing import CellRange, Numbering, PackingRule, Total, Unit
 from dsort_worker.steps import Document, Listed, assign
 
 
@@ -58,11 +58,17 @@ def test_splitters_come_from_all_samples() -> None:
         Sample(tuple(Bound(bytes([number, 0, 255]), rank, number) for number in range(10)), 2.5)
         for rank in (0, 1)
     ]
-    reports = [wire(steps.sample_report(sample)) for sample in samples]
-    (splitter,) = steps.read_splitters(wire(steps.split(reports, descending=False)))
+    reports = [wire(steps.sample_report(sample, records=50)) for sample in samples]
+    one = PackingRule(Unit.SHARD_COUNT, 1)
+    (splitter,) = steps.read_splitters(wire(steps.split(reports, one, descending=False)))
     assert splitter == Bound(b"\x05\0\xff", 0, 5)
-    (reverse,) = steps.read_splitters(wire(steps.split(reports, descending=True)))
+    (reverse,) = steps.read_splitters(wire(steps.split(reports, one, descending=True)))
     assert reverse.key == b"\x04\0\xff"
+    # Twenty bounds, of 2.5 blocks each: four shards of 25 records; the second rank begins in the middle of the second.
+    (splitter,) = steps.read_splitters(
+        wire(steps.split(reports, PackingRule(Unit.RECORDS, 25), descending=False))
+    )
+    assert splitter == Bound(b"\x03\0\xff", 1, 3)
 
 
 def test_totals_are_those_that_were_reported() -> None:
