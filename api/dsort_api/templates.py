@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod
 from typing import Final, NamedTuple
 
@@ -32,8 +31,7 @@ _LONGEST_NAME: Final = 255
 _MOST_DIGITS: Final = 18
 
 
-@dataclass(frozen=True, slots=True)
-class _Numbers:
+class _Numbers(NamedTuple):
     """One range of numbers in a name: first, last (inclusive), step, width."""
 
     first: int
@@ -41,7 +39,9 @@ class _Numbers:
     step: int
     width: int
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many they are."""
         return (self.last - self.first) // self.step + 1
 
     def text(self, index: int) -> str:
@@ -49,27 +49,28 @@ class _Numbers:
         return str(self.first + index * self.step).zfill(self.width)
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """Names with ranges in them: `texts` around `numbers`, one text more than numbers."""
 
     texts: tuple[str, ...]
     numbers: tuple[_Numbers, ...]
 
-    def __len__(self) -> int:
-        return prod(len(numbers) for numbers in self.numbers)
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return prod(numbers.size for numbers in self.numbers)
 
     def name(self, index: int) -> str:
         """The index-th name; the rightmost range runs fastest."""
         parts = [self.texts[-1]]
         for text, numbers in zip(reversed(self.texts[:-1]), reversed(self.numbers), strict=True):
-            index, place = divmod(index, len(numbers))
+            index, place = divmod(index, numbers.size)
             parts += [numbers.text(place), text]
         return "".join(reversed(parts))
 
     def names(self) -> Iterator[str]:
         """All names in order."""
-        return (self.name(index) for index in range(len(self)))
+        return (self.name(index) for index in range(self.size))
 
 
 class Glob(NamedTuple):
@@ -140,7 +141,7 @@ def _parse_range(text: str) -> Range | None:
     numbers = tuple(_brace(match, text) if pattern is _BRACE else _at(match) for match in matches)
     ends = [0, *(match.end() for match in matches)]
     starts = [*(match.start() for match in matches), len(text)]
-    if prod(len(one) for one in numbers) > _MOST_NAMES:
+    if prod(one.size for one in numbers) > _MOST_NAMES:
         raise ValueError(f"{text!r} has more than {_MOST_NAMES} names")
     return Range(tuple(text[low:high] for low, high in zip(ends, starts, strict=True)), numbers)
 
@@ -169,21 +170,20 @@ def _repeats(found: Range) -> bool:
     for text, numbers in zip(found.texts[:-1], found.numbers, strict=True):
         if re.fullmatch("[0-9]*", text) is None:
             varying = 0
-        varying += len(numbers.text(len(numbers) - 1)) > numbers.width
+        varying += len(numbers.text(numbers.size - 1)) > numbers.width
         if varying > 1:
             return True
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class OutputTemplate:
-    """Names of output shards by number. capacity: how many there are, None without an end."""
+class OutputTemplate(NamedTuple):
+    """Names of output shards by number. capacity: how many there are, None without an end; then there is no range, but a width."""
 
     text: str
     capacity: int | None
-    _range: Range | None
-    _width: int
-    _suffix: str
+    numbered: Range | None
+    width: int
+    suffix: str
 
     @classmethod
     def parse(cls, text: str, *, suffix: str = ".tar") -> OutputTemplate:
@@ -227,12 +227,12 @@ class OutputTemplate:
             raise ValueError(
                 f"{text!r} gives one name twice; pad the numbers, as in {{00..11}}, or put a '-' between"
             )
-        return cls(text, len(found), found, 0, added)
+        return cls(text, found.size, found, 0, added)
 
     def name(self, number: int) -> str:
         """The name of output shard `number` (from 0). Raises IndexError past the capacity and below 0."""
         if number < 0 or (self.capacity is not None and number >= self.capacity):
             raise IndexError(f"{self.text!r} has no name {number}; it has {self.capacity}")
-        if self._range is None:
-            return _PERCENT.sub(str(number).zfill(self._width), self.text) + self._suffix
-        return self._range.name(number) + self._suffix
+        if self.numbered is None:
+            return _PERCENT.sub(str(number).zfill(self.width), self.text) + self.suffix
+        return self.numbered.name(number) + self.suffix

@@ -21,7 +21,7 @@ MOST_WARNINGS = 20
 """Warnings shown by name; all of them are in files beside the output."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class RankProcess:
     """One rank: its current process, and what that said last.
 
@@ -56,7 +56,7 @@ class RankProcess:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Board:
     """All ranks, the peer table, and what the runner wants. `changed` is set when there may be something to
     decide.

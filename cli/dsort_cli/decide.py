@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from dsort_api.messages import Failure, Phase
@@ -65,7 +64,6 @@ class RankView(NamedTuple):
         return how_it_ended(self.exit_code if self.exit_code is not None else 1)
 
 
-@dataclass(frozen=True, slots=True)
 class Wait:
     """Nothing to do before something changes."""
 
@@ -82,12 +80,14 @@ class Stop(NamedTuple):
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
 class Done:
     """Every rank completed."""
 
 
 Decision = Wait | Restart | Stop | Done
+
+WAIT = Wait()
+DONE = Done()
 
 
 def decide(
@@ -99,7 +99,7 @@ def decide(
     account and for a reason that another try would meet again ends the job; one that just died is restarted.
     """
     if all(_completed(view) for view in ranks):
-        return Done()
+        return DONE
     if ending is not None:
         return Stop(ending)
     failures = [failure for view in ranks if (failure := _lasting_failure(view)) is not None]
@@ -110,7 +110,7 @@ def decide(
         )
     dead = [view for view in ranks if view.exit_code is not None and not _completed(view)]
     if not dead:
-        return Wait()
+        return WAIT
     if restarts + len(dead) > backoff_limit:
         killed = next((view for view in dead if view.oom_killed), None)
         return Stop(_memory_exceeded(killed) if killed else _backoff_exceeded(dead[0], backoff_limit))

@@ -58,7 +58,7 @@ class Figures(NamedTuple):
     ranks: tuple[RankFigures, ...] = ()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Meter:
     """Folds observations into figures; remembers what each rank said last in each phase, and recent totals
     for the rate.

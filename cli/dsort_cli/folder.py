@@ -29,7 +29,7 @@ POD_LOCK_SECONDS = 30.0
 """Likewise the pods of a job in a cluster, which may take as long to end."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class JobFolder:
     """A locked job folder; owns the lock."""
 

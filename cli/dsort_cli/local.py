@@ -54,7 +54,7 @@ class End(NamedTuple):
     peak_rss: tuple[int, ...] = ()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class LocalRun:
     """One run of a job. `start_rank` asks the nursery for a process."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsort_api.quantity import format_bytes, several
 from dsort_cli.figures import clock
@@ -16,8 +15,7 @@ _MOST_PLANNED = 40
 """Planned shards shown as rows; --json has all of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(NamedTuple):
     """What a successful run did. `seconds` is the whole of it, start-up included; `output` and `manifest` are
     paths, None for a plan.
     """

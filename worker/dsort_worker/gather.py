@@ -19,7 +19,7 @@ from dsort_worker.rows import Index
 from dsort_worker.shardfiles import ShardFiles
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Slices:
     """Slices of input shards: shard ordinals, and offsets and lengths in bytes, each i8[n]."""
 

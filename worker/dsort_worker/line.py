@@ -80,7 +80,7 @@ class Refused(NamedTuple):
 Answer: TypeAlias = Go | Wait | Refused
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Place:
     size: int
     until: float

@@ -27,7 +27,7 @@ FAN_IN: Final = 64
 """Runs that are merged at once; a piece is read from each of them, so with more the pieces would be cut into crumbs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Run:
     """Rows [low, high) of a store."""
 

@@ -73,7 +73,7 @@ class Numbering(NamedTuple):
     continues_on: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Cells:
     """The cells of a rank's rows that are not empty, in order, each i8[cells].
 

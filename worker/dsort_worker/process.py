@@ -13,8 +13,8 @@ import resource
 import signal
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from dsort_api.messages import Failure, JobDefinition, Outcome, Phase
 from dsort_api.reasons import EXIT_CODES, DSortError, Reason
@@ -46,8 +46,7 @@ FAREWELL: Final = 30.0
 """Seconds that an ended rank waits for its driver to see how it ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class RankSettings:
+class RankSettings(NamedTuple):
     """How a rank is started. volumes: folder of each claim. scratch: for scratch files; None: beside the output.
 
     short_circuit: this rank can open every input shard itself. Ports of 0 are chosen by the system. metrics_port: where
@@ -61,12 +60,12 @@ class RankSettings:
     host: str = "127.0.0.1"
     control_port: int = 0
     data_port: int = 0
-    volumes: Mapping[str, str] = field(default_factory=dict)
+    volumes: Mapping[str, str] = MappingProxyType({})
     scratch: str | None = None
     short_circuit: bool = True
     metrics_port: int | None = None
     unattended: bool = False
-    patience: Patience = field(default_factory=Patience)
+    patience: Patience = Patience()
     indexer: Indexer | None = None
 
 

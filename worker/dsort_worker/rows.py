@@ -80,7 +80,7 @@ class Extent:
         return self.rows * ROW_COST + self.pairs * PAIR_COST + self.key_bytes * KEY_COST
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class RowBlock:
     """Rows with what belongs to them.
 

@@ -28,7 +28,7 @@ class Indexer(Protocol):
         """The index. Raises DSortError CorruptShard, or what a reaction of Abort demands."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Scanned:
     """What a scan found: the last rows, in canonical order, the sums of all counts, and records by shard ordinal."""
 

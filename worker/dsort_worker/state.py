@@ -40,7 +40,7 @@ MOST_WARNINGS = 20
 FINAL = frozenset({Phase.COMPLETE, Phase.FAILED, Phase.STOPPED})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Counters:
     """Progress of the current phase. Written by one thread a field, read by any: plain integers."""
 
@@ -52,7 +52,7 @@ class Counters:
     shards_total: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Traffic:
     """Payload bytes on the wire since the start."""
 
@@ -60,7 +60,7 @@ class Traffic:
     received: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Flowing:
     """How payload moves now, in the terms of messages.Flow. Written by the data loop, read by any: plain integers."""
 
@@ -72,14 +72,14 @@ class Flowing:
     refused: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Told:
     peers: PeerTable | None = None
     memory_budget: int = 0
     stop: Stop | None = None
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class RankState:
     """Observed and desired state of one rank in one epoch.
 

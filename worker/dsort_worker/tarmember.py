@@ -96,7 +96,7 @@ class Source(NamedTuple):
     read: Callable[[int, int], bytes]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Extensions:
     """What the extension headers of one member said, and how much they took."""
 

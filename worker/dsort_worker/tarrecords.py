@@ -80,7 +80,7 @@ class Records(NamedTuple):
     """Records that lost all their members, those of `lost_keys` included."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class MemberLog:
     """All members of a shard that may be carried; some ten bytes each."""
 

@@ -10,13 +10,13 @@ import pytest
 from dsort_api.messages import Failure, Phase
 from dsort_api.reasons import EXIT_CODES, Reason
 from dsort_cli.decide import (
+    DONE,
     KEEPS_STAGING,
+    WAIT,
     Decision,
-    Done,
     RankView,
     Restart,
     Stop,
-    Wait,
     decide,
     how_it_ended,
     smaller,
@@ -39,20 +39,18 @@ def failed(rank: int, failure: Failure, exit_code: int | None = None) -> RankVie
 @pytest.mark.parametrize(
     ("ranks", "restarts", "ending", "expected"),
     [
-        pytest.param([RankView(0), RankView(1)], 0, None, Wait(), id="starting"),
-        pytest.param([RUNNING, COMPLETE], 0, None, Wait(), id="one is not done"),
-        pytest.param([COMPLETE, COMPLETE], 0, None, Done(), id="all are done"),
+        pytest.param([RankView(0), RankView(1)], 0, None, WAIT, id="starting"),
+        pytest.param([RUNNING, COMPLETE], 0, None, WAIT, id="one is not done"),
+        pytest.param([COMPLETE, COMPLETE], 0, None, DONE, id="all are done"),
         pytest.param(
             [RankView(0, exit_code=0, phase=Phase.PUBLISH), COMPLETE],
             0,
             None,
-            Done(),
+            DONE,
             id="last words were lost",
         ),
-        pytest.param(
-            [RankView(0, exit_code=-9, phase=Phase.COMPLETE)], 0, None, Done(), id="killed when done"
-        ),
-        pytest.param([COMPLETE], 0, LATE, Done(), id="complete beats the deadline"),
+        pytest.param([RankView(0, exit_code=-9, phase=Phase.COMPLETE)], 0, None, DONE, id="killed when done"),
+        pytest.param([COMPLETE], 0, LATE, DONE, id="complete beats the deadline"),
         pytest.param([RUNNING], 0, LATE, Stop(LATE), id="deadline"),
         pytest.param(
             [RankView(0, exit_code=-9, phase=Phase.CREATE)], 0, TOLD, Stop(TOLD), id="no restart at the end"
@@ -64,7 +62,7 @@ def failed(rank: int, failure: Failure, exit_code: int | None = None) -> RankVie
         pytest.param(
             [RankView(0, exit_code=-9), failed(1, CORRUPT)], 0, None, Stop(CORRUPT), id="cause before restart"
         ),
-        pytest.param([RUNNING, failed(1, BUG)], 0, None, Wait(), id="a bug: the process is about to end"),
+        pytest.param([RUNNING, failed(1, BUG)], 0, None, WAIT, id="a bug: the process is about to end"),
         pytest.param([RUNNING, failed(1, BUG, 1)], 0, None, Restart((1,)), id="a bug: try again"),
         pytest.param([failed(0, LOST, 18), RUNNING], 0, None, Restart((0,)), id="lost its peer"),
         pytest.param(
