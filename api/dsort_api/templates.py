@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import prod
 from typing import Final, NamedTuple
 
@@ -73,19 +74,22 @@ class Range(NamedTuple):
         return (self.name(index) for index in range(self.size))
 
 
-class Glob(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Glob:
     """Whatever matches: `*`, `?`, `[...]` within a folder, `**` across folders."""
 
     pattern: str
 
 
-class Prefix(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Prefix:
     """Every known archive below a folder; ends in a slash."""
 
     prefix: str
 
 
-class Exact(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Exact:
     """One name."""
 
     name: str

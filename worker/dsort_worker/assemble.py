@@ -85,14 +85,18 @@ class Assembler:
     def _build_alone(self, stream: Stream, buffer: memoryview) -> None:
         """Read, hash and write in one thread: every rank has a core of its own, and what is in its cache stays there."""
         for stretch in stream.windows(lambda: _STRETCH >> self._flows.level):
-            slices, places, parts = stretch.cut(min(_LOCAL_WINDOW, len(buffer)))
-            with gathering(self._files, slices, buffer, places) as gather_part:
-                for part in parts:
-                    if self._cancelled():
-                        raise WorkCancelled
-                    gather_part(part.first, part.last)
-                    self._write(part, buffer)
-                    self._on_written(part.records, part.size)
+            self._build_stretch(stretch, buffer)
+
+    def _build_stretch(self, stretch: Window, buffer: memoryview) -> None:
+        """A function of its own, so that nothing of one stretch is held while the next is worked out."""
+        slices, places, parts = stretch.cut(min(_LOCAL_WINDOW, len(buffer)))
+        with gathering(self._files, slices, buffer, places) as gather_part:
+            for part in parts:
+                if self._cancelled():
+                    raise WorkCancelled
+                gather_part(part.first, part.last)
+                self._write(part, buffer)
+                self._on_written(part.records, part.size)
 
     async def _build_together(self, stream: Stream) -> None:
         """While one window is written the next are filled; a window is cut when there is room for it."""

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -57,7 +56,7 @@ def gather(files: ShardFiles, slices: Slices, out: memoryview, places: Index) ->
     Raises DSortError InputChanged when a shard ends early, InputUnreadable when it cannot be read.
     """
     for low, high in _batches(slices.shard, files.capacity):
-        with _opened(files, _Numbers.of(slices[low:high], places[low:high]), out) as read:
+        with _opened(files, slices[low:high], out, places[low:high]) as read:
             read(0, high - low)
 
 
@@ -69,25 +68,11 @@ def gathering(
 
     Files are opened once for all parts, where so many may be open. It raises what `gather` raises.
     """
-    numbers = _Numbers.of(slices, places)
-    if len(set(numbers.shards)) <= files.capacity:
-        with _opened(files, numbers, out) as read:
+    if len(np.unique(slices.shard)) <= files.capacity:
+        with _opened(files, slices, out, places) as read:
             yield read
     else:
         yield lambda first, last: gather(files, slices[first:last], out, places[first:last])
-
-
-class _Numbers(NamedTuple):
-    """Slices and their places as Python's numbers: what the inner loop takes without a call into numpy."""
-
-    shards: list[int]
-    offsets: list[int]
-    lengths: list[int]
-    places: list[int]
-
-    @classmethod
-    def of(cls, slices: Slices, places: Index) -> Self:
-        return cls(slices.shard.tolist(), slices.offset.tolist(), slices.length.tolist(), places.tolist())
 
 
 def _batches(shards: Index, capacity: int) -> list[tuple[int, int]]:
@@ -108,27 +93,34 @@ def _batches(shards: Index, capacity: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def _opened(files: ShardFiles, numbers: _Numbers, out: memoryview) -> Iterator[Callable[[int, int], None]]:
-    """The inner loop over the slices [first, last), whose files are all open."""
-    shards, offsets, lengths, places = numbers
+def _opened(
+    files: ShardFiles, slices: Slices, out: memoryview, places: Index
+) -> Iterator[Callable[[int, int], None]]:
+    """The inner loop over slices [first, last) of these, whose files are all open."""
     preadv = os.preadv
-    with files.opened(sorted(set(shards))) as fds:
+    shard_of, offset_of, length_of = slices.shard, slices.offset, slices.length
+    with files.opened(np.unique(shard_of).tolist()) as fds:
 
         def read(first: int, last: int) -> None:
-            for index in range(first, last):
-                offset, length, place = offsets[index], lengths[index], places[index]
-                fd = fds[shards[index]]
+            # Python's own numbers, without a call into numpy for each; of one part at a time, as they take 30 bytes each.
+            for shard, offset, length, place in zip(
+                shard_of[first:last].tolist(),
+                offset_of[first:last].tolist(),
+                length_of[first:last].tolist(),
+                places[first:last].tolist(),
+                strict=True,
+            ):
                 try:
-                    got = preadv(fd, (out[place : place + length],), offset)
+                    got = preadv(fds[shard], (out[place : place + length],), offset)
                     while got < length:
-                        more = preadv(fd, (out[place + got : place + length],), offset + got)
+                        more = preadv(fds[shard], (out[place + got : place + length],), offset + got)
                         if not more:
-                            raise _ends_early(files, shards[index], offset + got)
+                            raise _ends_early(files, shard, offset + got)
                         got += more
                 except OSError as error:
                     raise DSortError(
                         Reason.INPUT_UNREADABLE,
-                        f"shard {files.name(shards[index])}: at offset {offset}: {error.strerror or error}",
+                        f"shard {files.name(shard)}: at offset {offset}: {error.strerror or error}",
                     ) from None
 
         yield read

@@ -36,7 +36,7 @@ Pure: the clock is an argument (`now`, seconds, never less than before).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 GRACE: Final = 2.0
 """Seconds for which a place waits for its client past the time at which it was told to come."""
@@ -58,19 +58,22 @@ _WEIGHT: Final = 0.2
 """Of the newest measurement in the smoothed pace."""
 
 
-class Go(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Go:
     """The place has a slot, until `Line.done`."""
 
     ticket: int
 
 
-class Wait(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Wait:
     """The place waits for its turn; `Line.turns` will say."""
 
     ticket: int
 
 
-class Refused(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Refused:
     """Come back after `retry_after` seconds. ticket: holds the place; None: there is none."""
 
     ticket: int | None

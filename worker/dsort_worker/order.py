@@ -285,6 +285,9 @@ def cut(
     return [*result, count]
 
 
+_NEARLY_ONE: Final = 1 + 1e-6
+"""Sums of weights are not exact."""
+
 FEWEST: Final = 16
 """Bounds that a rank reports at the least, where it has as many rows."""
 
@@ -333,10 +336,15 @@ def _even_cuts(total: float, *, ranks: int, shard: float) -> list[float]:
     """Where to cut `total` blocks for so many ranks. shard: blocks of an output shard on the average, 0 when it is not known.
 
     A rank builds the shards that begin in its range. A cut close to the edge of one could give a rank one shard more than
-    the next has, by chance; in the middle of a shard it cannot. Where ranks have two shards or more, that is at most a
-    quarter of a range away.
+    the next has, by chance; a quarter of a shard away from either edge it does not. So where there are two shards or more for
+    each rank a cut moves to such a place, less than a shard away, and the ranks before it build `round` of their share.
     """
     even = [total * rank / ranks for rank in range(1, ranks)]
-    if 0 < 2 * ranks * shard <= total:
-        return [(round(cut / shard) - 0.5) * shard for cut in even]
-    return even
+    if not 0 < 2 * ranks * shard <= total * _NEARLY_ONE:
+        return even
+    cuts = []
+    for cut_at in even:
+        share = cut_at / shard
+        whole = round(share)
+        cuts.append(min(max(share, whole - 0.75), whole - 0.25) * shard)
+    return cuts

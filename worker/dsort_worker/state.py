@@ -1,7 +1,8 @@
 """What a rank shows to whoever drives it: the observed state, and the desired state it was last told.
 
 This is where the data loop's thread and the control thread meet. Writers change fields under a lock; a change that the
-driver should see at once wakes its held request, a mere count does not (the driver sees it when its wait ends).
+driver has to act on wakes its held request at once, a phase within a tenth of a second (see `control`), a mere count does not
+(the driver sees it when its wait ends).
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def split(reports: Sequence[Document], rule: PackingRule, *, descending: bool) -
     """The decision of `split`."""
     samples = [Sample(_bounds(report["bounds"]), report["weight"]) for report in reports]
     everything = Total(
-        sum(report["records"] for report in reports),
+        sum(report.get("records", 0) for report in reports),
         round(sum(sample.weight * len(sample.bounds) for sample in samples)),
     )
     splitters = choose_splitters(

@@ -203,7 +203,7 @@ def test_splitters_split_bytes_evenly() -> None:
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
 @pytest.mark.parametrize("shards", [10, 32, 50])
-def test_splitters_lie_in_the_middle_of_output_shards(ranks: int, shards: int) -> None:
+def test_splitters_lie_away_from_the_edges_of_output_shards(ranks: int, shards: int) -> None:
     """So that each rank builds as many as the others, whatever chance there is in a sample."""
     size = 100
     rows = [Bound(number.to_bytes(8, "big"), 0, number) for number in range(size * shards)]
@@ -212,7 +212,7 @@ def test_splitters_lie_in_the_middle_of_output_shards(ranks: int, shards: int) -
     splitters = choose_splitters([sample], ranks=ranks, shard=size)
     cuts = cut(rows.__getitem__, len(rows), splitters)
     for place in cuts[1:-1]:
-        assert place % size == pytest.approx(size / 2, abs=sample.weight)
+        assert size / 4 - sample.weight <= place % size <= size * 3 / 4 + sample.weight
     begun = np.diff([-(-place // size) for place in cuts])
     assert begun.sum() == shards
     assert begun.max() - begun.min() <= 1
