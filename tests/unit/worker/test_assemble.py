@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,7 +31,7 @@ from dsort_worker.listing import pin
 from dsort_worker.packing import END_OF_ARCHIVE
 from dsort_worker.peers import Patience, Peers
 from dsort_worker.receive import ReceiveWindow
-from dsort_worker.rows import BLOCK
+from dsort_worker.rows import BLOCK, ROW
 from dsort_worker.serve import DataServer, Offers
 from dsort_worker.shardfiles import ShardFiles
 from dsort_worker.shardwriter import OutputShard, ShardWriter
@@ -329,6 +330,29 @@ async def test_shards_are_built_from_own_files(
         assert sum(records for records, _ in rank.written) == sum(shard.records for shard in planned)
         assert sum(size for _, size in rank.written) == stream.size
         assert rank.buffers.lent == 0
+
+
+@pytest.mark.asyncio
+async def test_what_is_known_of_a_stretch_of_the_smallest_records_stays_small(tmp_path: Path) -> None:
+    """65,536 records of one block are in a stretch: a rank with the least budget has no room for Python's numbers of all."""
+    count, blocks = 160_000, 1 << 16
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.tar").touch()
+    os.truncate(tmp_path / "in" / "0.tar", blocks * BLOCK)
+    rows = np.zeros(count, dtype=ROW)
+    rows["offset"] = np.random.default_rng(1).integers(0, blocks, count)
+    rows["length"] = rows["slices"] = rows["members"] = 1
+    shard = OutputShard(0, "out-0.tar", count * BLOCK + END_OF_ARCHIVE, count, count)
+    stream = Stream(rows, np.empty((0, 2), dtype=np.uint32), [shard])
+    async with ranks(tmp_path / "in", tmp_path / "out", count=1, window=1 << 20) as (rank,):
+        tracemalloc.start()
+        try:
+            await rank.assembler.build(stream)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert os.stat(rank.staging.staged_path(rank.staging.staged_name(0))).st_size == shard.size
+    assert peak < 200 * blocks
 
 
 @pytest.mark.asyncio
