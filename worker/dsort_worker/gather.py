@@ -57,7 +57,8 @@ def gather(files: ShardFiles, slices: Slices, out: memoryview, places: Index) ->
     Raises DSortError InputChanged when a shard ends early, InputUnreadable when it cannot be read.
     """
     for low, high in _batches(slices.shard, files.capacity):
-        with _opened(files, slices[low:high], out, places[low:high]) as read:
+        part = slices[low:high]
+        with _opened(files, _distinct(part.shard), part, out, places[low:high]) as read:
             read(0, high - low)
 
 
@@ -69,8 +70,9 @@ def gathering(
 
     Files are opened once for all parts, where so many may be open. It raises what `gather` raises.
     """
-    if len(_distinct(slices.shard)) <= files.capacity:
-        with _opened(files, slices, out, places) as read:
+    shards = _distinct(slices.shard)
+    if len(shards) <= files.capacity:
+        with _opened(files, shards, slices, out, places) as read:
             yield read
     else:
         yield lambda first, last: gather(files, slices[first:last], out, places[first:last])
@@ -95,12 +97,12 @@ def _batches(shards: Index, capacity: int) -> list[tuple[int, int]]:
 
 @contextmanager
 def _opened(
-    files: ShardFiles, slices: Slices, out: memoryview, places: Index
+    files: ShardFiles, shards: list[int], slices: Slices, out: memoryview, places: Index
 ) -> Iterator[Callable[[int, int], None]]:
-    """The inner loop over slices [first, last) of these, whose files are all open."""
+    """The inner loop over slices [first, last) of these, with the files of their `shards` open."""
     preadv = os.preadv
     shard_of, offset_of, length_of = slices.shard, slices.offset, slices.length
-    with files.opened(_distinct(shard_of)) as fds:
+    with files.opened(shards) as fds:
 
         def read(first: int, last: int) -> None:
             # Python's own numbers, without a call into numpy for each; of one part at a time, as they take 30 bytes each.

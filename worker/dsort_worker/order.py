@@ -315,14 +315,14 @@ def choose_splitters(
 ) -> list[Bound]:
     """Up to ranks - 1 bounds that split the bytes evenly, as far as the samples tell. Fewer when there are too few records.
 
-    Row x goes to the first rank whose range ends after it: range r begins at splitter r - 1. shard: see `_even_cuts`.
+    Row x goes to the first rank whose range ends after it: range r begins at splitter r - 1. shard: see `_places_to_cut`.
     """
     place = compare_bounds(descending=descending)
     weighted = sorted(
         ((bound, s.weight) for s in samples for bound in s.bounds), key=lambda pair: place(pair[0])
     )
     total = sum(weight for _, weight in weighted)
-    cuts = _even_cuts(total, ranks=ranks, shard=shard)
+    cuts = _places_to_cut(total, ranks=ranks, shard=shard)
     splitters: list[Bound] = []
     seen = 0.0
     for bound, weight in weighted:
@@ -332,7 +332,7 @@ def choose_splitters(
     return splitters
 
 
-def _even_cuts(total: float, *, ranks: int, shard: float) -> list[float]:
+def _places_to_cut(total: float, *, ranks: int, shard: float) -> list[float]:
     """Where to cut `total` blocks for so many ranks. shard: blocks of an output shard on the average, 0 when it is not known.
 
     A rank builds the shards that begin in its range. A cut close to the edge of one could give a rank one shard more than

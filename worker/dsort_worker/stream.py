@@ -91,14 +91,12 @@ class Window(NamedTuple):
             Part(firsts[number], firsts[number + 1], [], [], ended[number + 1] - ended[number])
             for number in range(len(lows))
         ]
-        for shard, low, high in self.segments:
-            for number in range(low // size, (high - 1) // size + 1):
-                base = number * size
-                parts[number].segments.append(Segment(shard, max(low - base, 0), min(high - base, size)))
-        for low, high in self.zeros:
-            for number in range(low // size, (high - 1) // size + 1):
-                base = number * size
-                parts[number].zeros.append((max(low - base, 0), min(high - base, size)))
+        for shard, begin, end in self.segments:
+            for number, low, high in _pieces(begin, end, size):
+                parts[number].segments.append(Segment(shard, low, high))
+        for begin, end in self.zeros:
+            for number, low, high in _pieces(begin, end, size):
+                parts[number].zeros.append((low, high))
         return Cut(slices, places, parts)
 
 
@@ -226,6 +224,13 @@ def _clip(slices: Slices, place: Index, size: int) -> tuple[Slices, Index]:
     kept = length > 0
     clipped = Slices(slices.shard, slices.offset + low, length)
     return clipped[kept], (place + low)[kept]
+
+
+def _pieces(low: int, high: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """[low, high) cut at every multiple of `size`: the number of each part that it has bytes of, and which of it they are."""
+    for number in range(low // size, (high - 1) // size + 1):
+        base = number * size
+        yield number, max(low - base, 0), min(high - base, size)
 
 
 def _cut(slices: Slices, places: Index, size: int) -> tuple[Slices, Index, Index]:

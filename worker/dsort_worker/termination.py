@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when `parent`, which forked it, ends."""
+    """Have the kernel kill this process when `parent`, which forked it, ends; exit 1 when it has ended already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
